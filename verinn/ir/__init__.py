@@ -1,0 +1,1 @@
+"""Frozen data that flows between the stages: Graph, Query, Property."""

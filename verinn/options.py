@@ -1,0 +1,21 @@
+"""Every setting there is, in one frozen record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Options:
+    """Settings of one run. Nothing here is tuned to an instance: the plan looks at the problem.
+
+    ``deadline`` is a time.monotonic() value; None means no limit.
+    ``device``: "auto", "cpu" or "cuda". ``memory``: bytes that one batch of domains may take.
+    """
+
+    deadline: float | None = None
+    device: str = "auto"
+    seed: int = 0
+    memory: int = 2 << 30
+    attack: bool = True
+    threads: int | None = None
