@@ -28,3 +28,10 @@ Nonlinear: relu, leaky_relu (attrs alpha), clip (attrs lower, upper; ±inf allow
 
 Shapes are those of the file, the batch axis included; evaluation adds one leading axis for domains.
 """
+
+from __future__ import annotations
+
+from verinn.ops.program import Program, evaluate
+from verinn.ops.registry import OPS
+
+__all__ = ["OPS", "Program", "evaluate"]

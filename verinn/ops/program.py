@@ -1,0 +1,137 @@
+"""A graph made ready to run: weights as tensors of one dtype on one device, with their error bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from verinn.ir.graph import Const, Graph, Node, Shape
+from verinn.ops.base import Affine, Elementwise, Params
+from verinn.ops.pool import MaxPool
+from verinn.ops.registry import OPS
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One node with its operator and weights.
+
+    ``magnitudes`` are |weights| as held; ``errors`` bound |exact − held| (None when all are exact).
+    ``forward_terms``/``back_terms``: products summed into one element of L x and of Lᵀ a.
+    """
+
+    node: Node
+    op: Affine | Elementwise | MaxPool
+    shapes: tuple[Shape, ...]  # of the inputs
+    params: Params = field(default_factory=dict)
+    magnitudes: Params = field(default_factory=dict)
+    errors: Params | None = None
+    forward_terms: int = 0
+    back_terms: int = 0
+
+    @property
+    def affine(self) -> bool:
+        return isinstance(self.op, Affine)
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """Steps in topological order, ready for tensors of ``dtype`` on ``device``."""
+
+    graph: Graph
+    dtype: torch.dtype
+    device: torch.device
+    steps: tuple[Step, ...]
+    shapes: dict[str, Shape]
+
+    @staticmethod
+    def prepare(graph: Graph, dtype: torch.dtype, device: torch.device | str = "cpu") -> Program:
+        """Weights are rounded to ``dtype``; what that loses is added to their error bounds."""
+        shapes = graph.shapes()
+        where = torch.device(device)
+        steps = tuple(_step(node, shapes, dtype, where) for node in graph.nodes)
+        return Program(graph, dtype, where, steps, shapes)
+
+    def run(self, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Every value of the graph for inputs (D, *shape) each; rounded, not bounded."""
+        values = dict(zip([value.name for value in self.graph.inputs], inputs, strict=True))
+        for step in self.steps:
+            xs = [values[name] for name in step.node.inputs]
+            if isinstance(step.op, Affine):
+                values[step.node.name] = step.op.apply(step.node, xs, step.params)
+            else:
+                values[step.node.name] = step.op.apply(step.node, xs[0])
+        return values
+
+    def outputs(self, inputs: Sequence[Tensor]) -> Tensor:
+        """The outputs, flattened and side by side: (D, m)."""
+        values = self.run(inputs)
+        batch = inputs[0].shape[0] if inputs else 1
+        return torch.cat(
+            [values[o.value].expand(batch, *self.shapes[o.value]).flatten(1) for o in self.graph.outputs], 1
+        )
+
+
+def evaluate(graph: Graph, inputs: Sequence[Tensor], dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+    """Every value of a graph, once: inputs (D, *shape) each. For checks; engines keep a Program."""
+    return Program.prepare(graph, dtype).run([x.to(dtype) for x in inputs])
+
+
+def _step(node: Node, shapes: dict[str, Shape], dtype: torch.dtype, device: torch.device) -> Step:
+    op = OPS[node.op]
+    given = tuple(shapes[name] for name in node.inputs)
+    if not isinstance(op, Affine):
+        return Step(node, op, given)
+    params, errors = {}, {}
+    for name, const in _constants(node).items():
+        params[name], errors[name] = _round(const, dtype, device)
+    if any(error is not None for error in errors.values()):
+        known = {name: torch.zeros_like(params[name]) if e is None else e for name, e in errors.items()}
+    else:
+        known = None
+    forward, back = op.terms(node, given)
+    magnitudes = {name: value.abs() for name, value in params.items()}
+    return Step(node, op, given, params, magnitudes, known, forward, back)
+
+
+def _constants(node: Node) -> dict[str, Const]:
+    """A node's parameters, with division turned into a product and padding into an offset."""
+    if node.op == "divide":
+        divisor = node.params["divisor"]
+        value = 1.0 / divisor.value.astype("float64")
+        return {"factor": Const(value, abs(value) * 2.0**-53 + 5e-324)}
+    if node.op == "pad" and node.attrs["value"] != 0:
+        return {"pad": Const(_padding(node))}
+    return dict(node.params)
+
+
+def _padding(node: Node) -> np.ndarray:
+    """The pad value around a field of zeros, with the node's shape."""
+    field_ = np.full(node.shape, float(node.attrs["value"]))
+    half = len(node.shape)
+    inner = tuple(
+        slice(node.attrs["pads"][axis], size - node.attrs["pads"][axis + half]) for axis, size in enumerate(node.shape)
+    )
+    field_[inner] = 0.0
+    return field_
+
+
+def _round(const: Const, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """The constant in ``dtype`` and a bound on its distance from the exact number (None if exact).
+
+    Subnormal numbers are flushed here, where the loss is counted, and not by some kernel.
+    """
+    exact = torch.from_numpy(const.value.astype("float64"))
+    value = exact.to(dtype)
+    value = torch.where(value.abs() < torch.finfo(dtype).tiny, torch.zeros_like(value), value)
+    error = (exact - value.double()).abs()
+    if const.error is not None:
+        error = error + torch.from_numpy(const.error.astype("float64"))
+    if not bool((error > 0).any()):
+        return value.to(device), None
+    up = (error * (1 + 1e-6)).to(dtype)
+    up = torch.where(error > 0, up.clamp(min=torch.finfo(dtype).tiny), up)
+    return value.to(device), up.to(device)
