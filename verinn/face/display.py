@@ -62,3 +62,38 @@ def _is_terminal() -> bool:
         return sys.stderr.isatty()
     except (AttributeError, ValueError):
         return False
+
+
+class Bar:
+    """A progress bar over a number of steps on a terminal; one line a step anywhere else."""
+
+    def __init__(self, total: int):
+        self._total = total
+        self._done = 0
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> Bar:
+        if _is_terminal() and self._total:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+            self._bar = Progress(
+                BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False),
+                console=Console(stderr=True), transient=True,
+            )  # fmt: skip
+            self._task = self._bar.add_task("", total=self._total)
+            self._bar.start()
+        return self
+
+    def step(self, text: str) -> None:
+        self._done += 1
+        text = " ".join(text.split())
+        if self._bar is not None:
+            self._bar.update(self._task, advance=1, description=text)
+        else:
+            print(f"[{self._done}/{self._total}] {text}", file=sys.stderr, flush=True)
+
+    def __exit__(self, *details: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
