@@ -1,0 +1,210 @@
+"""Replay in ONNX Runtime, on the original file: what a witness and the reader are checked against."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from torch import Tensor
+
+from verinn.errors import InputError
+from verinn.io.onnx_reader.load import Model, load_model
+from verinn.ir.graph import Graph, Shape
+from verinn.ops.base import Affine
+from verinn.ops.program import Program, Step
+
+_NUMPY = {
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+    "tensor(float16)": np.float16,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(bool)": np.bool_,
+}
+# Half the distance between neighbouring numbers, relative.
+_ROUNDING = {"float32": 2.0**-24, "float64": 2.0**-53, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+
+
+class Original:
+    """The model as ONNX Runtime runs it, from the file's own bytes.
+
+    ``hidden`` names tensors that are returned beside the outputs (then a copy of the model with those
+    outputs added is run). InputError when ONNX Runtime can't load the model.
+    """
+
+    def __init__(
+        self, model: str | Path | onnx.ModelProto | Model, *, hidden: Sequence[str] = (), threads: int = 1
+    ) -> None:
+        loaded = model if isinstance(model, Model) else load_model(model)
+        self.file = loaded.file
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        if loaded.folder is not None:  # external data is relative to the file, which the bytes don't tell
+            folder = str(loaded.folder.resolve())
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+        try:
+            data = _bytes(loaded, hidden)
+            self.session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its exceptions have no common class of their own
+            raise InputError(
+                f"ONNX Runtime can't load the model ({_brief(error)})", file=self.file, hint="repair or re-export it"
+            ) from None
+        self.inputs: dict[str, tuple[Shape, type[np.generic]]] = {}
+        for value in self.session.get_inputs():
+            shape = tuple(size if isinstance(size, int) and size > 0 else 1 for size in value.shape)
+            self.inputs[value.name] = (shape, _NUMPY.get(value.type, np.float32))
+        self.outputs = tuple(value.name for value in self.session.get_outputs())
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Every output for one input: arrays are cast and reshaped as the model declares them.
+
+        InputError when an input is missing or of another size, or when ONNX Runtime fails.
+        """
+        feed = {}
+        for name, (shape, dtype) in self.inputs.items():
+            array = np.asarray(inputs[name]) if name in inputs else np.zeros(0)
+            if array.size != int(np.prod(shape)):
+                raise InputError(f"input '{name}' takes {list(shape)}, not {list(array.shape)}", file=self.file)
+            feed[name] = array.astype(dtype).reshape(shape)
+        try:
+            return dict(zip(self.outputs, self.session.run(None, feed), strict=True))
+        except Exception as error:
+            raise InputError(
+                f"ONNX Runtime fails on the model ({_brief(error)})", file=self.file, hint="repair or re-export it"
+            ) from None
+
+
+def _bytes(loaded: Model, hidden: Sequence[str]) -> bytes:
+    present = {value.name for value in loaded.proto.graph.output}
+    wanted = [name for name in hidden if name not in present]
+    if loaded.data is not None and not wanted:
+        return loaded.data
+    copy = type(loaded.proto)()
+    copy.CopyFrom(loaded.proto)
+    for name in wanted:
+        copy.graph.output.add().name = name
+    return bytes(copy.SerializeToString())
+
+
+def _brief(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def agree(
+    graph: Graph,
+    original: Original,
+    seed: int = 0,
+    boxes: Sequence[tuple[np.ndarray, np.ndarray]] | None = None,
+    samples: int = 4,
+) -> None:
+    """Compare the graph, in float64, with ONNX Runtime on random inputs; InputError when they differ.
+
+    ``boxes`` are (lower, upper) pairs over the inputs flattened side by side; without them inputs are
+    standard normal, at several scales. What rounding explains is measured, not assumed: the graph is
+    run again several times with a random perturbation after each node as large as the network's own
+    arithmetic may make there, and the outputs may differ by a multiple of how far those runs scatter.
+    """
+    rng = np.random.default_rng(seed)
+    points = _points(graph, rng, boxes, samples)
+    unit = max(_ROUNDING.get(value.dtype, 2.0**-24) for value in (*graph.inputs, *graph.outputs))
+    program = Program.prepare(graph, torch.float64)
+    clean = program.run(points)
+    spread = _scatter(program, points, clean, unit, seed)
+    shapes = graph.shapes()
+    for index in range(points[0].shape[0]):
+        feed = {value.name: x[index].numpy() for value, x in zip(graph.inputs, points, strict=True)}
+        theirs = original.run(feed)
+        for output in graph.outputs:
+            if output.name not in theirs:
+                raise InputError(f"ONNX Runtime makes no output '{output.name}'", file=original.file)
+            ours = clean[output.value].expand(points[0].shape[0], *shapes[output.value])[index].numpy()
+            _compare(ours, theirs[output.name], spread[output.value].numpy(), original.file, output.name)
+
+
+def _points(
+    graph: Graph, rng: np.random.Generator, boxes: Sequence[tuple[np.ndarray, np.ndarray]] | None, samples: int
+) -> list[Tensor]:
+    """Inputs as float32 numbers, (samples, *shape) for each input of the graph."""
+    sizes = [int(np.prod(value.shape)) for value in graph.inputs]
+    flat = rng.standard_normal((samples, sum(sizes))) * np.resize([1.0, 0.1, 10.0, 0.5], samples)[:, None]
+    for index, (lower, upper) in enumerate(boxes or ()):
+        low, high = (np.clip(np.asarray(bound, np.float64).reshape(-1), -1e3, 1e3) for bound in (lower, upper))
+        if index < samples and low.size == flat.shape[1]:
+            flat[index] = low + rng.random(low.size) * (np.maximum(low, high) - low)
+    ends = np.cumsum(sizes)[:-1]
+    parts = np.split(flat, ends, axis=1)
+    narrow = {"float16": np.float16, "bfloat16": np.float16}
+    return [
+        torch.from_numpy(
+            part.astype(narrow.get(value.dtype, np.float32)).astype(np.float64).reshape(samples, *value.shape)
+        )
+        for part, value in zip(parts, graph.inputs, strict=True)
+    ]
+
+
+def _scatter(
+    program: Program, points: Sequence[Tensor], clean: Mapping[str, Tensor], unit: float, seed: int, runs: int = 6
+) -> dict[str, Tensor]:
+    """For each output value how far perturbed runs stray: (*shape), the largest over runs and samples."""
+    generator = torch.Generator().manual_seed(seed)
+    width = {step.node.name: _rounding(step, clean, unit) for step in program.steps}
+    spread = {output.value: torch.zeros(program.shapes[output.value]).double() for output in program.graph.outputs}
+    for _ in range(runs):
+        values = dict(zip([value.name for value in program.graph.inputs], points, strict=True))
+        for step in program.steps:
+            xs = [values[name] for name in step.node.inputs]
+            if isinstance(step.op, Affine):
+                y = step.op.apply(step.node, xs, step.params)
+            else:
+                y = step.op.apply(step.node, xs[0])
+            noise = torch.rand(y.shape, generator=generator, dtype=torch.float64) * 2 - 1
+            values[step.node.name] = y + noise * width[step.node.name]
+        for name, so_far in spread.items():
+            stray = (values[name] - clean[name]).abs().nan_to_num(nan=torch.inf)
+            spread[name] = torch.maximum(so_far, stray.amax(0).expand(so_far.shape))
+    return spread
+
+
+def _rounding(step: Step, clean: Mapping[str, Tensor], unit: float) -> Tensor:
+    """How far arithmetic of relative error ``unit`` may stray at one node: √n roundings of |L||x| + |b|."""
+    step = next(step for step in program.steps if step.node is node)
+    node = step.node
+    xs = [clean[name].abs() for name in node.inputs]
+    if isinstance(step.op, Affine):
+        size = step.op.linear(node, xs, step.magnitudes, absolute=True)
+        offset = step.op.offset(node, step.magnitudes)
+        size = size if offset is None else size + offset
+        return 2.0 * unit * (1.0 + step.forward_terms**0.5) * size
+    return 2.0 * unit * clean[node.name].abs()
+
+
+def _compare(ours: np.ndarray, theirs: np.ndarray, spread: np.ndarray, file: str, name: str) -> None:
+    hint = "please report it: no verdict is given for a model that may be misread"
+    place = f"output '{name}'"
+    if theirs.shape != ours.shape:
+        raise InputError(
+            f"the model as read makes the shape {list(ours.shape)}, ONNX Runtime {list(theirs.shape)}",
+            file=file,
+            place=place,
+            hint=hint,
+        )
+    theirs = theirs.astype(np.float64)
+    largest = float(np.abs(ours).max(initial=0.0))
+    allowed = 32.0 * (spread + float(spread.mean())) + 1e-30
+    lost = ~np.isfinite(theirs) & (np.abs(ours) + allowed < 1e38)
+    wrong = lost | (np.isfinite(theirs) & (np.abs(theirs - ours) > allowed))
+    if np.any(wrong):
+        at = int(np.argmax(wrong))
+        raise InputError(
+            f"the model as read disagrees with ONNX Runtime: element {at} is {ours.reshape(-1)[at]:.9g} here and "
+            f"{theirs.reshape(-1)[at]:.9g} there (largest output {largest:.3g})",
+            file=file,
+            place=place,
+            hint=hint,
+        )
