@@ -112,7 +112,8 @@ def agree(
     """
     rng = np.random.default_rng(seed)
     points = _points(graph, rng, boxes, samples)
-    unit = max(_ROUNDING.get(value.dtype, 2.0**-24) for value in (*graph.inputs, *graph.outputs))
+    types = [*(value.dtype for value in graph.inputs), *(output.dtype for output in graph.outputs)]
+    unit = max(_ROUNDING.get(dtype, 2.0**-24) for dtype in types)
     program = Program.prepare(graph, torch.float64)
     clean = program.run(points)
     spread = _scatter(program, points, clean, unit, seed)
@@ -173,15 +174,15 @@ def _scatter(
 
 def _rounding(step: Step, clean: Mapping[str, Tensor], unit: float) -> Tensor:
     """How far arithmetic of relative error ``unit`` may stray at one node: √n roundings of |L||x| + |b|."""
-    step = next(step for step in program.steps if step.node is node)
     node = step.node
     xs = [clean[name].abs() for name in node.inputs]
     if isinstance(step.op, Affine):
-        size = step.op.linear(node, xs, step.magnitudes, absolute=True)
+        size: Tensor = step.op.linear(node, xs, step.magnitudes, absolute=True)
         offset = step.op.offset(node, step.magnitudes)
         size = size if offset is None else size + offset
-        return 2.0 * unit * (1.0 + step.forward_terms**0.5) * size
-    return 2.0 * unit * clean[node.name].abs()
+        return size * (2.0 * unit * (1.0 + step.forward_terms**0.5))
+    magnitude: Tensor = clean[node.name].abs()
+    return magnitude * (2.0 * unit)
 
 
 def _compare(ours: np.ndarray, theirs: np.ndarray, spread: np.ndarray, file: str, name: str) -> None:
