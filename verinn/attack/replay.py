@@ -14,8 +14,8 @@ from torch import Tensor
 from verinn.errors import InputError
 from verinn.io.onnx_reader.load import Model, load_model
 from verinn.ir.graph import Graph, Shape
-from verinn.ops.base import Affine
-from verinn.ops.program import Program, Step
+from verinn.ops.program import Program
+from verinn.passes.scatter import scatter
 
 _NUMPY = {
     "tensor(float)": np.float32,
@@ -116,7 +116,7 @@ def agree(
     unit = max(_ROUNDING.get(dtype, 2.0**-24) for dtype in types)
     program = Program.prepare(graph, torch.float64)
     clean = program.run(points)
-    spread = _scatter(program, points, clean, unit, seed)
+    spread = scatter(program, points, clean, unit, seed)
     shapes = graph.shapes()
     for index in range(points[0].shape[0]):
         feed = {value.name: x[index].numpy() for value, x in zip(graph.inputs, points, strict=True)}
@@ -125,7 +125,13 @@ def agree(
             if output.name not in theirs:
                 raise InputError(f"ONNX Runtime makes no output '{output.name}'", file=original.file)
             ours = clean[output.value].expand(points[0].shape[0], *shapes[output.value])[index].numpy()
-            _compare(ours, theirs[output.name], spread[output.value].numpy(), original.file, output.name)
+            _compare(
+                ours,
+                theirs[output.name],
+                spread[output.value].expand(points[0].shape[0], *shapes[output.value])[index].numpy(),
+                original.file,
+                output.name,
+            )
 
 
 def _points(
@@ -147,42 +153,6 @@ def _points(
         )
         for part, value in zip(parts, graph.inputs, strict=True)
     ]
-
-
-def _scatter(
-    program: Program, points: Sequence[Tensor], clean: Mapping[str, Tensor], unit: float, seed: int, runs: int = 6
-) -> dict[str, Tensor]:
-    """For each output value how far perturbed runs stray: (*shape), the largest over runs and samples."""
-    generator = torch.Generator().manual_seed(seed)
-    width = {step.node.name: _rounding(step, clean, unit) for step in program.steps}
-    spread = {output.value: torch.zeros(program.shapes[output.value]).double() for output in program.graph.outputs}
-    for _ in range(runs):
-        values = dict(zip([value.name for value in program.graph.inputs], points, strict=True))
-        for step in program.steps:
-            xs = [values[name] for name in step.node.inputs]
-            if isinstance(step.op, Affine):
-                y = step.op.apply(step.node, xs, step.params)
-            else:
-                y = step.op.apply(step.node, xs[0])
-            noise = torch.rand(y.shape, generator=generator, dtype=torch.float64) * 2 - 1
-            values[step.node.name] = y + noise * width[step.node.name]
-        for name, so_far in spread.items():
-            stray = (values[name] - clean[name]).abs().nan_to_num(nan=torch.inf)
-            spread[name] = torch.maximum(so_far, stray.amax(0).expand(so_far.shape))
-    return spread
-
-
-def _rounding(step: Step, clean: Mapping[str, Tensor], unit: float) -> Tensor:
-    """How far arithmetic of relative error ``unit`` may stray at one node: √n roundings of |L||x| + |b|."""
-    node = step.node
-    xs = [clean[name].abs() for name in node.inputs]
-    if isinstance(step.op, Affine):
-        size: Tensor = step.op.linear(node, xs, step.magnitudes, absolute=True)
-        offset = step.op.offset(node, step.magnitudes)
-        size = size if offset is None else size + offset
-        return size * (2.0 * unit * (1.0 + step.forward_terms**0.5))
-    magnitude: Tensor = clean[node.name].abs()
-    return magnitude * (2.0 * unit)
 
 
 def _compare(ours: np.ndarray, theirs: np.ndarray, spread: np.ndarray, file: str, name: str) -> None:

@@ -1,0 +1,54 @@
+"""How far rounding may move the values of a graph, measured by perturbed evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from verinn.ops.base import Affine
+from verinn.ops.program import Program, Step
+
+
+def scatter(
+    program: Program, points: Sequence[Tensor], clean: Mapping[str, Tensor], unit: float, seed: int, runs: int = 6
+) -> dict[str, Tensor]:
+    """For every output value how far perturbed runs stray from ``clean``: (D, *shape), the largest of all runs.
+
+    After each node a random number is added, as large as arithmetic of relative error ``unit`` may
+    make there: about √n roundings of |L||x| + |b| for a sum of n products. The errors of constants
+    count too. The measure needs no a-priori bound, which grows by |L| in each layer and soon says
+    nothing, and yet sees cancellation, unlike a tolerance relative to the output.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    width = {step.node.name: _rounding(step, clean, unit) for step in program.steps}
+    spread = {output.value: torch.zeros_like(clean[output.value]) for output in program.graph.outputs}
+    for _ in range(runs):
+        values = dict(zip([value.name for value in program.graph.inputs], points, strict=True))
+        for step in program.steps:
+            xs = [values[name] for name in step.node.inputs]
+            y = (
+                step.op.apply(step.node, xs, step.params)
+                if isinstance(step.op, Affine)
+                else step.op.apply(step.node, xs[0])
+            )
+            noise = torch.rand(y.shape, generator=generator, dtype=torch.float64) * 2 - 1
+            values[step.node.name] = y + noise * width[step.node.name]
+        for name, so_far in spread.items():
+            stray = (values[name] - clean[name]).abs().nan_to_num(nan=torch.inf)
+            spread[name] = torch.maximum(so_far, stray)
+    return spread
+
+
+def _rounding(step: Step, clean: Mapping[str, Tensor], unit: float) -> Tensor:
+    """How far the arithmetic of one node may stray."""
+    xs = [clean[name].abs() for name in step.node.inputs]
+    if not isinstance(step.op, Affine):
+        value: Tensor = clean[step.node.name]
+        return value.abs().mul(2.0 * unit)
+    size: Tensor = step.op.linear(step.node, xs, step.magnitudes, absolute=True)
+    offset = step.op.offset(step.node, step.magnitudes)
+    if offset is not None:
+        size = size + offset
+    return size.mul(2.0 * unit * (1.0 + float(step.forward_terms) ** 0.5))
