@@ -12,7 +12,7 @@ from typing import overload
 import numpy as np
 
 from verinn.errors import Unsupported
-from verinn.ir.prop import Case, Property, Rows
+from verinn.ir.prop import Case, Property
 from verinn.ir.query import Kind, Query, Variable
 from verinn.passes.dnf import Conjunction, Leaf, NormalForm, normal_form
 from verinn.passes.property_boxes import Base, Boxes, make_base, make_boxes
@@ -244,9 +244,7 @@ class Cases(Sequence[Case]):
         lower, upper, witness_lower, witness_upper = self.boxes.dense(plan.box, self.base)
         base = self.base_leaves
         input_rows = self.rows.take(np.concatenate([base, plan.input_leaves]), inputs=True)
-        conjunctions: tuple[Rows, ...] = tuple(
-            self.rows.take(np.concatenate([base, leaves]), inputs=False) for leaves in plan.conjunctions
-        )
+        conjunctions = self.rows.split(base, plan.conjunctions)
         return Case(lower, upper, witness_lower, witness_upper, input_rows, conjunctions, plan.exact)
 
 

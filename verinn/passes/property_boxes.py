@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,22 +26,22 @@ class Side:
     inner: np.ndarray  # float32 (k,)
 
 
-def _rounded(value: np.ndarray, strict: np.ndarray, certain: np.ndarray, single: np.ndarray) -> tuple[np.ndarray, ...]:
+def _rounded(value: np.ndarray, strict: np.ndarray, side: np.ndarray, single: np.ndarray) -> tuple[np.ndarray, ...]:
     """``outer`` float64 and ``inner`` float32 of upper bounds, all (k,)."""
-    above = np.where(certain, value, np.nextafter(value, np.inf))
+    above = np.where((side == 0) | (side == -1), value, np.nextafter(value, np.inf))
     with np.errstate(over="ignore"):
         rounded = above.astype(np.float32).astype(np.float64)
         # Beyond float32 the rounding is infinite, but then no float32 lies between the two.
         outer = np.where(single & np.isfinite(rounded), np.maximum(above, rounded), above)
-        below = np.where(certain, value, np.nextafter(value, -np.inf))
+        below = np.where((side == 0) | (side == 1), value, np.nextafter(value, -np.inf))
         inner = np.minimum(below, _MAX32).astype(np.float32)
     step = (inner.astype(np.float64) > below) | strict
     return outer, np.where(step, np.nextafter(inner, np.float32(-np.inf)), inner)
 
 
-def _side(key: np.ndarray, value: np.ndarray, strict: np.ndarray, certain: np.ndarray, single: np.ndarray) -> Side:
+def _side(key: np.ndarray, value: np.ndarray, strict: np.ndarray, where: np.ndarray, single: np.ndarray) -> Side:
     """The smallest of the upper bounds that share a key."""
-    outer, inner = _rounded(value, strict, certain, single)
+    outer, inner = _rounded(value, strict, where, single)
     if len(key) > 1 and not (key[1:] > key[:-1]).all():
         order = np.argsort(key, kind="stable")
         key, value, strict, outer, inner = key[order], value[order], strict[order], outer[order], inner[order]
@@ -64,7 +64,8 @@ def _sides(leaves: Leaves, entries: np.ndarray, box: np.ndarray, single: np.ndar
         mine = entries[upper == want]
         place = table.place[mine]
         key = box[upper == want] * len(single) + place
-        sides.append(_side(key, sign * table.value[mine], table.strict[mine], table.certain[mine], single[place]))
+        where = table.side[mine] * np.int8(sign)  # UNKNOWN turned round is unknown still
+        sides.append(_side(key, sign * table.value[mine], table.strict[mine], where, single[place]))
     return sides[0], sides[1]
 
 
@@ -73,7 +74,26 @@ def _crossed(lower: np.ndarray, upper: np.ndarray, strict: np.ndarray, single: n
     with np.errstate(over="ignore"):
         a = np.where(single, lower.astype(np.float32).astype(np.float64), lower)
         b = np.where(single, upper.astype(np.float32).astype(np.float64), upper)
-    return (a > b) & (lower > upper) | strict & (a >= b) & (lower >= upper)
+    crossed: np.ndarray = (lower > upper) & ((a > b) | strict & (a >= b))
+    return crossed
+
+
+_TIES = 1000  # of those compared digit by digit; the rest count as not empty, which is safe
+
+
+def _tied(lower: np.ndarray, upper: np.ndarray, strict: np.ndarray) -> np.ndarray:
+    """Places where the decimals themselves must tell whether a value is left."""
+    return np.flatnonzero(strict & (lower == upper))[:_TIES]
+
+
+def _empty_tie(leaves: Leaves, place: int, entries: np.ndarray) -> bool:
+    """Whether the given bounds on the input at ``place``, exactly, leave no value."""
+    table = leaves.bounds
+    mine = entries[table.place[entries] == place].tolist()
+    exact = [(bool(table.upper[k]), table.exact(k), bool(table.strict[k])) for k in mine]
+    low, low_strict = max((value, strict) for upper, value, strict in exact if not upper)
+    high, high_open = min((value, not strict) for upper, value, strict in exact if upper)
+    return low > high or (low == high and (low_strict or not high_open))
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +108,8 @@ class Base:
     near_upper: np.ndarray
     strict_lower: np.ndarray
     strict_upper: np.ndarray
-    empty: int | None  # the first input with no value at all
+    entries: np.ndarray  # int64: the bound entries it comes from
+    empty: int | None = None  # the first input with no value at all
 
 
 def make_base(leaves: Leaves, numbers: np.ndarray, single: np.ndarray) -> Base:
@@ -111,12 +132,15 @@ def make_base(leaves: Leaves, numbers: np.ndarray, single: np.ndarray) -> Base:
         dense(above, above.value, np.inf, 1),
         dense(below, below.strict, False, 1),
         dense(above, above.strict, False, 1),
-        None,
+        entries,
     )
-    crossed = _crossed(base.near_lower, base.near_upper, base.strict_lower | base.strict_upper, single)
+    strict = base.strict_lower | base.strict_upper
+    crossed = _crossed(base.near_lower, base.near_upper, strict, single)
+    for place in _tied(base.near_lower, base.near_upper, strict):
+        crossed[place] |= _empty_tie(leaves, int(place), entries)
     if not crossed.any():
         return base
-    return Base(*(getattr(base, name) for name in list(Base.__dataclass_fields__)[:-1]), int(np.argmax(crossed)))
+    return replace(base, empty=int(np.argmax(crossed)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,7 +209,11 @@ def make_boxes(leaves: Leaves, groups: list[np.ndarray], base: Base, single: np.
         place = key % n
         lower, lower_strict = _at(below, key, base.near_lower[place], base.strict_lower[place], -1)
         upper, upper_strict = _at(above, key, base.near_upper[place], base.strict_upper[place], 1)
-        crossed = _crossed(lower, upper, lower_strict | upper_strict, single[place])
+        strict = lower_strict | upper_strict
+        crossed = _crossed(lower, upper, strict, single[place])
+        for k in _tied(lower, upper, strict):
+            mine = np.concatenate([base.entries, entries[box == key[k] // n]])
+            crossed[k] |= _empty_tie(leaves, int(place[k]), mine)
         if crossed.any():
             empty[key[crossed] // n] = True
             first = int(place[np.argmax(crossed)]) if first < 0 else first

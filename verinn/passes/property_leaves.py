@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 
@@ -12,24 +14,39 @@ from verinn.ir.prop import Rows, SparseMatrix
 from verinn.ir.query import Atom, Bounds, Relation
 from verinn.passes.dnf import Leaf
 
+_EXACT = 1 << 53  # whole numbers below it are float64 values
 
-def certain(bounds: Bounds) -> np.ndarray:
-    """Which decimals are exactly their float64 value, bool (k,): sure only for short ones.
 
-    A decimal of at most 15 digits whose nearest float64 v has v·1024 whole and |v| < 10⁴, or v whole
-    below 2⁵³, is v: two decimals that short never share a float64, and v itself is that short.
+UNKNOWN = 2
+
+
+def side(bounds: Bounds) -> np.ndarray:
+    """On which side of its nearest float64 each decimal is, int8 (k,): -1, 0, 1 or UNKNOWN.
+
+    Told without looking at the digits for short decimals: one of at most 15 digits whose nearest
+    float64 v has v·1024 whole and |v| < 10⁴, or v whole below 10¹⁵, is v, since two decimals that
+    short never share a float64 and v itself is that short. Told from the digits where v is a
+    float32 value: there it decides whether that value may be shown as a witness.
     """
     value = bounds.value
     with np.errstate(invalid="ignore", over="ignore"):
         scaled = value * 1024.0
         short = (np.abs(value) < 1e4) & (scaled == np.floor(scaled))
         short |= (np.abs(value) < 1e15) & (value == np.floor(value))
+        single = value.astype(np.float32).astype(np.float64) == value
     if bounds.text is not None and short.any():
         width = bounds.text.dtype.itemsize
         characters = np.ascontiguousarray(bounds.text).view(np.uint8).reshape(-1, width)
         exponent = ((characters == ord("e")) | (characters == ord("E"))).any(axis=1)
         short &= ~exponent & (np.count_nonzero(characters, axis=1) <= 16)
-    return short
+    result = np.where(short, 0, UNKNOWN).astype(np.int8)
+    which = np.flatnonzero(single & ~short)
+    if len(which):
+        numbers = value[which].tolist()
+        words = map(repr, numbers) if bounds.text is None else map(bytes.decode, bounds.text[which].tolist())
+        decimals = map(Decimal, words)
+        result[which] = [(d > v) - (d < v) for d, v in zip(decimals, map(Decimal, numbers), strict=True)]
+    return result
 
 
 def decimal(bounds: Bounds, k: int) -> Fraction:
@@ -37,6 +54,13 @@ def decimal(bounds: Bounds, k: int) -> Fraction:
     if bounds.text is not None:
         return Fraction(bounds.text[k].decode())
     return Fraction(repr(float(bounds.value[k])))
+
+
+def single_bound(atom: Atom) -> tuple[int, Fraction, bool]:
+    """Of an atom a·z + c REL 0 in one scalar: the scalar, -c/a, and whether it bounds z from above."""
+    constant = sum((value for monomial, value in atom.terms if not monomial), Fraction(0))
+    scalar, factor = next((monomial[0], value) for monomial, value in atom.terms if monomial)
+    return scalar, -constant / factor, factor > 0
 
 
 def nearest(value: Fraction) -> float:
@@ -49,8 +73,18 @@ def nearest(value: Fraction) -> float:
 
 def round_up(value: Fraction) -> float:
     """The smallest float64 that is not below ``value``; infinity beyond the range."""
+    if value.denominator == 1 and -_EXACT < value.numerator < _EXACT:
+        return float(value.numerator)
     number = nearest(value)
     return number if Fraction(number) >= value else math.nextafter(number, math.inf)
+
+
+def coefficient(value: Fraction) -> tuple[float, float]:
+    """The nearest float64, and a bound on its distance from ``value``."""
+    if value.denominator == 1 and -_EXACT < value.numerator < _EXACT:
+        return float(value.numerator), 0.0
+    number = nearest(value)
+    return number, round_up(abs(value - Fraction(number)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +96,18 @@ class BoundTable:
     upper: np.ndarray  # bool (k,)
     strict: np.ndarray  # bool (k,)
     value: np.ndarray  # float64 (k,) nearest
-    certain: np.ndarray  # bool (k,): the value is exact
+    side: np.ndarray  # int8 (k,): the decimal is below (-1), at (0), above (1) the value, or UNKNOWN
+    leaves: tuple[Leaf, ...]
+    is_input: np.ndarray  # bool (ids,)
+
+    def exact(self, entry: int) -> Fraction:
+        """The bound of an entry, exactly."""
+        number = int(np.searchsorted(self.start, entry, side="right")) - 1
+        leaf = self.leaves[number]
+        if isinstance(leaf, Atom):
+            return single_bound(leaf)[1]
+        which = np.flatnonzero(self.is_input[leaf.index])
+        return decimal(leaf, int(which[entry - self.start[number]]))
 
     def of(self, leaves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The entries of the given leaves one after the other, and how many each leaf has."""
@@ -91,7 +136,9 @@ class RowTable:
     def take(self, leaves: np.ndarray, inputs: bool) -> Rows:
         """The rows of the given leaves, in that order: those on inputs only, or the others."""
         which, _ = ragged(self.start, leaves)
-        which = which[self.on_inputs[which] == inputs]
+        return self._select(which[self.on_inputs[which] == inputs])
+
+    def _select(self, which: np.ndarray) -> Rows:
         rows = self.rows
         x_error = None if rows.x_error is None else _select(rows.x_error, which)
         y_error = None if rows.y_error is None else _select(rows.y_error, which)
@@ -104,11 +151,35 @@ class RowTable:
             y_error if y_error is not None and y_error.value.any() else None,
         )
 
+    def split(self, base: np.ndarray, groups: tuple[np.ndarray, ...]) -> tuple[Rows, ...]:
+        """The rows on outputs of ``base`` and each group of leaves: made as one, and handed out in parts."""
+        numbers = np.concatenate([part for group in groups for part in (base, group)])
+        which, counts = ragged(self.start, numbers)
+        keep = ~self.on_inputs[which]
+        lengths = np.array([len(base) + len(group) for group in groups], np.int64)
+        owner = np.repeat(np.repeat(np.arange(len(groups)), lengths), counts)[keep]
+        ends = np.searchsorted(owner, np.arange(len(groups) + 1)).tolist()
+        whole = self._select(which[keep])
+        return tuple(_part(whole, a, b) for a, b in pairwise(ends))
+
 
 def _select(matrix: SparseMatrix, which: np.ndarray) -> SparseMatrix:
     entries, length = ragged(matrix.indptr, which)
     indptr = np.concatenate([[0], np.cumsum(length)]).astype(np.int64)
     return SparseMatrix(indptr, matrix.index[entries], matrix.value[entries], matrix.width)
+
+
+def _part(rows: Rows, a: int, b: int) -> Rows:
+    """Rows a … b-1 as views."""
+    x_error = None if rows.x_error is None else _slice(rows.x_error, a, b)
+    y_error = None if rows.y_error is None else _slice(rows.y_error, a, b)
+    return Rows(_slice(rows.x, a, b), _slice(rows.y, a, b), rows.rhs[a:b], rows.strict[a:b], x_error, y_error)
+
+
+def _slice(matrix: SparseMatrix, a: int, b: int) -> SparseMatrix:
+    indptr = matrix.indptr[a : b + 1]
+    first, last = indptr[0], indptr[-1]
+    return SparseMatrix(indptr - first, matrix.index[first:last], matrix.value[first:last], matrix.width)
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,30 +223,30 @@ class LeafTable:
 
     def finish(self) -> Leaves:
         """The tables of all leaves numbered so far."""
-        where, index, upper, value, exact = self._bounds()
+        where, index, upper, value, sides = self._bounds()
         on_x = self.is_input[index]
         place = self.place[index]
-        boxes: list[tuple[int, int, bool, bool, float, bool]] = []
+        boxes: list[tuple[int, int, bool, bool, float, int]] = []
         rows: list[_Rows] = []
         for i, leaf in enumerate(self.leaves):
             if isinstance(leaf, Atom):
                 self._atom(i, leaf, boxes, rows)
-        bounds = self._bound_table(where[on_x], place[on_x], upper[on_x], value[on_x], exact[on_x], boxes)
+        bounds = self._bound_table(where[on_x], place[on_x], upper[on_x], value[on_x], sides[on_x], boxes)
         off = ~on_x
-        table = self._row_table(where[off], place[off], upper[off], value[off], exact[off], rows)
+        table = self._row_table(where[off], place[off], upper[off], value[off], sides[off], rows)
         has_rows = np.zeros(len(self.leaves), bool)
         owner = np.repeat(np.arange(len(self.leaves)), np.diff(table.start))
         has_rows[owner[table.on_inputs]] = True
         return Leaves(bounds, table, has_rows | (np.diff(bounds.start) > 0), has_rows)
 
     def _bounds(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """All Bounds leaves in one: leaf number, scalar id, upper, value, exact, each (k,)."""
+        """All Bounds leaves in one: leaf number, scalar id, upper, value, side, each (k,)."""
         found = [(i, leaf) for i, leaf in enumerate(self.leaves) if isinstance(leaf, Bounds)]
         lengths = np.array([len(leaf.index) for _, leaf in found], np.int64)
         where = np.repeat(np.array([i for i, _ in found], np.int64), lengths)
         if not found:
             none = np.zeros(0, bool)
-            return where, np.zeros(0, np.int64), none, np.zeros(0), none
+            return where, np.zeros(0, np.int64), none, np.zeros(0), np.zeros(0, np.int8)
         texts = [leaf.text for _, leaf in found if leaf.text is not None]
         whole = Bounds(
             np.concatenate([leaf.index for _, leaf in found]),
@@ -184,13 +255,13 @@ class LeafTable:
             np.concatenate(texts) if len(texts) == len(found) else None,
         )
         if texts and len(texts) < len(found):
-            exact = np.concatenate([certain(leaf) for _, leaf in found])
+            sides = np.concatenate([side(leaf) for _, leaf in found])
         else:
-            exact = certain(whole)
-        return where, whole.index, whole.upper, whole.value, exact
+            sides = side(whole)
+        return where, whole.index, whole.upper, whole.value, sides
 
     def _atom(
-        self, number: int, atom: Atom, boxes: list[tuple[int, int, bool, bool, float, bool]], rows: list[_Rows]
+        self, number: int, atom: Atom, boxes: list[tuple[int, int, bool, bool, float, int]], rows: list[_Rows]
     ) -> None:
         """Files a linear atom as bounds on one input, or as rows."""
         constant = sum((value for monomial, value in atom.terms if not monomial), Fraction(0))
@@ -198,13 +269,12 @@ class LeafTable:
         strict = atom.relation is Relation.LT
         both = atom.relation is Relation.EQ
         if len(terms) == 1 and self.is_input[terms[0][0]]:
-            scalar, factor = terms[0]
-            bound = -constant / factor
+            scalar, bound, is_upper = single_bound(atom)
             number64 = nearest(bound)
-            exact = Fraction(number64) == bound
+            where = (bound > Fraction(number64)) - (bound < Fraction(number64))
             place = int(self.place[scalar])
-            for upper in (True, False) if both else (factor > 0,):
-                boxes.append((number, place, upper, strict, number64, exact))
+            for upper in (True, False) if both else (is_upper,):
+                boxes.append((number, place, upper, strict, number64, where))
             return
         rows.append(self._row(number, strict, terms, -constant))
         if both:
@@ -212,8 +282,7 @@ class LeafTable:
 
     def _row(self, leaf: int, strict: bool, terms: list[tuple[int, Fraction]], rhs: Fraction) -> _Rows:
         """Σ value·z ≤ rhs in float64 with the errors; huge and tiny rows are scaled by a power of two."""
-        largest = max(abs(value) for _, value in terms)
-        exponent = largest.numerator.bit_length() - largest.denominator.bit_length()
+        exponent = max(value.numerator.bit_length() - value.denominator.bit_length() for _, value in terms)
         if abs(exponent) > 900:
             scale = Fraction(2) ** -exponent
             terms = [(scalar, value * scale) for scalar, value in terms]
@@ -221,8 +290,7 @@ class LeafTable:
         x: list[tuple[int, float, float]] = []
         y: list[tuple[int, float, float]] = []
         for scalar, value in terms:
-            number = nearest(value)
-            error = round_up(abs(value - Fraction(number)))
+            number, error = coefficient(value)
             (x if self.is_input[scalar] else y).append((int(self.place[scalar]), number, error))
         return _Rows(leaf, strict, round_up(rhs), x, y)
 
@@ -232,8 +300,8 @@ class LeafTable:
         place: np.ndarray,
         upper: np.ndarray,
         value: np.ndarray,
-        exact: np.ndarray,
-        boxes: list[tuple[int, int, bool, bool, float, bool]],
+        sides: np.ndarray,
+        boxes: list[tuple[int, int, bool, bool, float, int]],
     ) -> BoundTable:
         strict = np.zeros(len(where), bool)
         if boxes:
@@ -243,12 +311,12 @@ class LeafTable:
             upper = np.concatenate([upper, np.array(columns[2], bool)])
             strict = np.concatenate([strict, np.array(columns[3], bool)])
             value = np.concatenate([value, np.array(columns[4], np.float64)])
-            exact = np.concatenate([exact, np.array(columns[5], bool)])
+            sides = np.concatenate([sides, np.array(columns[5], np.int8)])
             order = np.argsort(where, kind="stable")
             where, place, upper = where[order], place[order], upper[order]
-            strict, value, exact = strict[order], value[order], exact[order]
+            strict, value, sides = strict[order], value[order], sides[order]
         start = np.searchsorted(where, np.arange(len(self.leaves) + 1))
-        return BoundTable(start, place, upper, strict, value, exact)
+        return BoundTable(start, place, upper, strict, value, sides, tuple(self.leaves), self.is_input)
 
     def _row_table(
         self,
@@ -256,14 +324,14 @@ class LeafTable:
         place: np.ndarray,
         upper: np.ndarray,
         value: np.ndarray,
-        exact: np.ndarray,
+        sides: np.ndarray,
         rows: list[_Rows],
     ) -> RowTable:
         """Rows ±y ≤ ±value of bounds on outputs, and the rows of atoms, ordered by leaf."""
         k = len(where)
         sign = np.where(upper, 1.0, -1.0)
         rhs = sign * value
-        rhs = np.where(exact, rhs, np.nextafter(rhs, np.inf))
+        rhs = np.where((sides == 0) | (sides == -sign), rhs, np.nextafter(rhs, np.inf))
         rhs = np.concatenate([rhs, [row.rhs for row in rows]])
         strict = np.concatenate([np.zeros(k, bool), np.array([row.strict for row in rows], bool)])
         owner = np.concatenate([where, np.array([row.leaf for row in rows], np.int64)])

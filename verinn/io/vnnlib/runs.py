@@ -96,11 +96,13 @@ class Runs:
         return start, self.size, end
 
     def _shape(self, name: bytes) -> _Shape | None:
+        extents: tuple[int, ...] = ()
+        start = 0
         if self.symbols.version == "1.0":
             if name not in (b"X", b"Y"):
                 return None
             element, number = rb"[XY]_(?:0|[1-9]\d{0,8})", _NUMBER
-            name, extents, start = b"", (), 0
+            name = b""
         else:
             variable = self.symbols.by_name.get(name)
             if variable is None or not variable.shape or variable.dtype in INTEGERS + OTHERS:

@@ -42,7 +42,7 @@ class Symbols:
         if given != rank:
             raise source.fail(
                 position,
-                f"{show(name)} has {rank} dimension{'s' * (rank != 1)} but {given} {'index' if given == 1 else 'indices'}",
+                f"{show(name)} is of rank {rank} but given {given} {'index' if given == 1 else 'indices'}",
                 "give one index for each dimension" if rank else "a scalar is written without index",
             )
         offset = 0

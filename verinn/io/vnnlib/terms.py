@@ -15,6 +15,7 @@ MAX_MONOMIALS = 100_000  # of one product; a product of sums can grow beyond any
 MAX_DEGREE = 1000
 MAX_BITS = 16_384  # of a coefficient's numerator or denominator
 ONE = Fraction(1)
+_MINUS_ONE = Fraction(-1)
 
 
 class TooLarge(ValueError):
@@ -24,7 +25,7 @@ class TooLarge(ValueError):
 class Term:
     """A polynomial, the type of its variables, and how its constants were written."""
 
-    __slots__ = ("dtype", "decimals", "integers", "parts", "scale")
+    __slots__ = ("decimals", "dtype", "integers", "parts", "scale")
 
     def __init__(
         self, parts: dict[Monomial, Fraction], dtype: str = "", integers: bool = False, decimals: bool = False
@@ -45,7 +46,7 @@ class Term:
 
 
 def negate(term: Term) -> Term:
-    term.scale = -term.scale
+    term.scale = _MINUS_ONE if term.scale is ONE else -term.scale
     return term
 
 
@@ -68,14 +69,18 @@ def add(left: Term, right: Term) -> Term:
     _join(left, right)
     if not left.scale:
         left.parts, left.scale = {}, ONE
-    factor = _check(right.scale / left.scale)
     parts = left.parts
+    same = right.scale is left.scale
+    factor = ONE if same else _check(right.scale / left.scale)
     for monomial, value in right.parts.items():
-        total = parts.get(monomial, 0) + value * factor
-        if total:
-            parts[monomial] = _check(Fraction(total))
+        moved = value if same else _check(value * factor)
+        old = parts.get(monomial)
+        if old is None:
+            parts[monomial] = moved
+        elif old + moved:
+            parts[monomial] = _check(old + moved)
         else:
-            parts.pop(monomial, None)
+            del parts[monomial]
     return left
 
 
@@ -115,7 +120,24 @@ def compare(operator: bytes, left: Term, right: Term) -> Atom:
     relation, swap = _RELATIONS[operator]
     if swap:
         left, right = right, left
+    if left.scale is ONE and right.scale is ONE and len(left.parts) <= 1 and len(right.parts) <= 1:
+        plain = _compare_plain(left.parts, right.parts)
+        if plain is not None:
+            return Atom(plain, relation)
     term = add(left, negate(right)) if len(left.parts) >= len(right.parts) else add(negate(right), left)
     scale = term.scale
     parts = term.parts if scale == 1 else {m: _check(v * scale) for m, v in term.parts.items() if scale}
     return Atom(tuple(sorted(parts.items())), relation)
+
+
+def _compare_plain(
+    left: dict[Monomial, Fraction], right: dict[Monomial, Fraction]
+) -> tuple[tuple[Monomial, Fraction], ...] | None:
+    """The terms of left - right when each side is one variable or number: the usual case, without arithmetic."""
+    minus = [(monomial, _MINUS_ONE if value is ONE else -value) for monomial, value in right.items()]
+    plus = list(left.items())
+    if not plus or not minus:
+        return tuple(plus or minus)
+    if plus[0][0] == minus[0][0]:
+        return None
+    return (plus[0], minus[0]) if plus[0][0] < minus[0][0] else (minus[0], plus[0])

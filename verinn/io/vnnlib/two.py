@@ -11,9 +11,6 @@ from verinn.ir.query import Kind, Network, Variable
 
 _NAME = re.compile(rb"[A-Za-z][A-Za-z0-9_]*+")
 _VERSION = re.compile(rb"<(\d+)\.(\d+)>")
-_RESERVED = frozenset((
-    b"assert", b"and", b"or", b"vnnlib_version", b"declare", b"real",
-))  # fmt: skip
 _KINDS = {b"declare-input": Kind.INPUT, b"declare-hidden": Kind.HIDDEN, b"declare-output": Kind.OUTPUT}
 _ORDER = (Kind.INPUT, Kind.HIDDEN, Kind.OUTPUT)
 MAX_ELEMENTS = 1 << 40
