@@ -6,16 +6,18 @@ import argparse
 from collections.abc import Mapping
 
 # Smallest and largest; the reader refuses what is outside.
-ONNX_OPSETS = ("7", "26")
+ONNX_OPSETS = ("7", "28")
 VNNLIB_VERSIONS = ("1.0", "2.0")
 ELEMENT_TYPES = ("float32", "float64")
 
-# Kept here so that the answer needs no import of the reader; a test compares the two.
+# Operators on values that depend on the input; the reader folds more of them between constants. Kept here
+# so that the answer needs no import of the reader; a test compares the two.
 ONNX_OPERATORS: tuple[str, ...] = (
-    "Abs", "Add", "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat", "Constant", "ConstantOfShape",
-    "Conv", "Div", "Dropout", "Flatten", "Gather", "Gemm", "GlobalAveragePool", "Identity", "LeakyRelu", "MatMul",
-    "MaxPool", "Mul", "Neg", "Pad", "ReduceMean", "ReduceSum", "Relu", "Reshape", "Shape", "Sigmoid", "Slice",
-    "Split", "Squeeze", "Sub", "Tanh", "Transpose", "Unsqueeze",
+    "Abs", "Add", "AveragePool", "BatchNormalization", "Cast", "CastLike", "Clip", "Concat", "Constant",
+    "ConstantOfShape", "Conv", "DepthToSpace", "Div", "Dropout", "Expand", "Flatten", "Gather", "Gemm",
+    "GlobalAveragePool", "GlobalMaxPool", "HardSigmoid", "Identity", "LeakyRelu", "MatMul", "Max", "MaxPool", "Mean",
+    "Min", "Mul", "Neg", "PRelu", "Pad", "ReduceMean", "ReduceSum", "Relu", "Reshape", "Shape", "Sigmoid", "Size",
+    "Slice", "SpaceToDepth", "Split", "Squeeze", "Sub", "Sum", "Tanh", "Tile", "Transpose", "Unsqueeze",
 )  # fmt: skip
 
 # A theory is named only when queries in it get decided; each implies the ones before it.

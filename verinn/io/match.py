@@ -109,10 +109,12 @@ def _match_flat(network: Network, graph: Graph) -> None:
 def _match_declared(network: Network, graph: Graph) -> list[str]:
     shapes = graph.shapes()
     hidden = _of(network, Kind.HIDDEN)
-    wanted = {variable.onnx_name for variable in hidden}
     outputs = _of(network, Kind.OUTPUT)
-    # The reader appends hidden tensors to the model's own outputs.
-    own = graph.outputs[: len(graph.outputs) - len(wanted)] if wanted else graph.outputs
+    # The reader appends hidden tensors to the model's own outputs, unless they are outputs anyhow.
+    wanted = {variable.onnx_name for variable in hidden}
+    own = list(graph.outputs)
+    while len(own) > len(outputs) and own[-1].name in wanted:
+        own.pop()
     inputs = [(value.name, value.shape, value.dtype) for value in graph.inputs]
     warnings = _compare(network, "input", _of(network, Kind.INPUT), inputs)
     warnings += _compare(network, "output", outputs, [(o.name, shapes[o.value], o.dtype) for o in own])
