@@ -54,7 +54,7 @@ def _replay(network: Network, path: str, printed: Mapping[str, np.ndarray]) -> d
     sizes = [int(np.prod(_shape(feed.shape))) for feed in feeds]
     if sum(sizes) != flat.size:
         raise InputError(f"takes {sum(sizes)} input elements, the witness has {flat.size}", file=path)
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for feed, part in zip(feeds, np.split(flat, np.cumsum(sizes)[:-1]), strict=True):
         arrays[feed.name] = part.astype(_TYPES.get(feed.type, np.float32)).reshape(_shape(feed.shape))
     names = [value.name for value in session.get_outputs()]
