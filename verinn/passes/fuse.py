@@ -195,7 +195,7 @@ def _frees_linear(node: Node, inner: Node, state: Sweep) -> bool:
 def _reshaped(const: Const, before: Shape, after: Shape) -> Const:
     """A constant that broadcasts to ``before``, for values reshaped to ``after``."""
     if const.value.size == 1:
-        return c.reshape(const, ())
+        return c.reshape(const, (1,) if after else ())
     if math.prod(const.shape) != math.prod(before):
         const = c.expand(const, before)
     return c.reshape(const, after)

@@ -274,6 +274,8 @@ class Builder:
 
     def _with_const(self, op: str, key: str, x: Value, const: Const, shape: Shape) -> Value:
         const = c.as_float(const)
+        if shape and not const.shape:
+            const = c.reshape(const, (1,))
         return self.emit(op, [self.ref(self.expand(x, shape))], params={key: const})
 
     def neg(self, x: Value) -> Value:

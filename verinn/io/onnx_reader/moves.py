@@ -126,6 +126,9 @@ def _concat(call: Call) -> Value:
     return call.builder.concat(values, axis)
 
 
+_TO_THE_END = (2**31 - 1, 2**63 - 1)
+
+
 @importer("Slice")
 def _slice(call: Call) -> Value:
     x = call.value()
@@ -140,7 +143,9 @@ def _slice(call: Call) -> Value:
         raise InputError(f"slices {list(x.shape)} from {begins} to {ends} along {axes} in steps of {strides}")
     starts, steps, sizes = [0] * rank, [1] * rank, list(x.shape)
     for axis, begin, end, step in zip(axes, begins, ends, strides, strict=True):
-        span = range(*slice(begin, end, step).indices(x.shape[axis]))
+        # Backward to INT_MAX is empty by the letter of the standard and the whole axis in ONNX Runtime.
+        stop = None if step < 0 and end in _TO_THE_END else end
+        span = range(*slice(begin, stop, step).indices(x.shape[axis]))
         starts[axis], steps[axis], sizes[axis] = span.start, step, len(span)
         if len(span) < 2:
             steps[axis] = 1

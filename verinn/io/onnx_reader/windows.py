@@ -93,6 +93,11 @@ def _padding(
         return [0] * (2 * half)
     if auto not in ("SAME_UPPER", "SAME_LOWER"):
         raise InputError(f"has the unknown auto_pad '{auto}'")
+    if call.op != "Conv" and max(dilations) > 1:
+        raise Unsupported(
+            "pads automatically and dilates, which the standard and ONNX Runtime do differently",
+            hint="export it with explicit pads",
+        )
     begins, ends = [], []
     for size, length, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
         out = -(-size // stride)
