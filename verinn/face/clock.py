@@ -10,6 +10,7 @@ from dataclasses import dataclass
 # leaves room to hand back what was found, the second to write it. Both shrink with small limits.
 ENGINE_MARGIN = 0.4
 WATCH_MARGIN = 0.15
+LONGEST_START = 5.0  # seconds that an interpreter may take to start
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,9 @@ class Deadlines:
 def process_start() -> float:
     """The start of this process on the time.monotonic() scale.
 
-    Linux tells it in /proc/self/stat (in clock ticks since boot). Elsewhere the best guess is now, less
-    the processor time used so far.
+    Linux tells it in /proc/self/stat (in clock ticks since boot). Elsewhere, or where that can't be, the
+    best guess is now, less the processor time used so far. It can't be where it is long ago: a shell that
+    ends in `exec verinn` hands its own start on, and some sandboxes tell nonsense.
     """
     now = time.monotonic()
     try:
@@ -33,8 +35,10 @@ def process_start() -> float:
             fields = stream.read().rpartition(b")")[2].split()
         age = time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError, AttributeError):
+        age = -1.0
+    if not 0.0 <= age <= LONGEST_START:
         age = time.process_time()
-    return now - max(age, 0.0)
+    return now - age
 
 
 def deadlines(timeout: float | None, start: float) -> Deadlines | None:

@@ -6,6 +6,7 @@ import argparse
 import math
 import os
 import sys
+import time
 import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -114,7 +115,7 @@ def _positional(args: argparse.Namespace) -> tuple[str | dict[str, str], str]:
 def run(args: argparse.Namespace, process: bool) -> int:
     """Verify, answer, return the exit code. ``process``: this is the process's one job, so the watch
     (time limit, Ctrl-C, SIGTERM) may end it, and stdout is kept clean of anything else."""
-    start = process_start()
+    start = process_start() if process else time.monotonic()
     request = request_from(args)
     limits = deadlines(request.timeout, start)
     answer = Answer(request.places, start, private_stdout() if process else _print)

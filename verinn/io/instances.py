@@ -126,7 +126,8 @@ def read_truth(path: str | Path) -> dict[tuple[str, str], str]:
     if not rows or not {"onnx", "vnnlib", "expected"} <= set(rows[0]):
         raise InputError("needs a header line", file=str(path), hint="name the columns onnx,vnnlib,expected")
     records = [dict(zip(rows[0], row, strict=False)) for row in rows[1:]]
-    truth = {(record["onnx"], record["vnnlib"]): _expected(record.get("expected", "")) for record in records}
+    keys = [(record["onnx"], record.get("vnnlib", "")) for record in records]
+    truth = {key: _expected(record.get("expected", "")) for key, record in zip(keys, records, strict=True)}
     return {key: expected for key, expected in truth.items() if expected}
 
 
