@@ -278,7 +278,7 @@ def _concat(rng: Rng) -> onnx.ModelProto:
     parts: list[Any] = [(2, 1, 3), floats(rng, 2, 4, 3), (2, 2, 3)]
     rng.shuffle(parts)
     return model(
-        "Concat", parts[: int(rng.integers(1, 4))] + [(2, 3, 3)], {"axis": pick(rng, 1, -2)}, opset(rng, 11, 13)
+        "Concat", [*parts[: int(rng.integers(1, 4))], (2, 3, 3)], {"axis": pick(rng, 1, -2)}, opset(rng, 11, 13)
     )
 
 
