@@ -10,14 +10,17 @@ ONNX_OPSETS = ("7", "28")
 VNNLIB_VERSIONS = ("1.0", "2.0")
 ELEMENT_TYPES = ("float32", "float64")
 
+# Read, but in some uses only (no product or quotient of two values that depend on the input, no integers
+# that do), so not promised.
+PARTIAL = ("Cast", "CastLike", "Div", "Mul", "Shape", "Size")
 # Operators on values that depend on the input; the reader folds more of them between constants. Kept here
 # so that the answer needs no import of the reader; a test compares the two.
 ONNX_OPERATORS: tuple[str, ...] = (
-    "Abs", "Add", "AveragePool", "BatchNormalization", "Cast", "CastLike", "Clip", "Concat", "Constant",
-    "ConstantOfShape", "Conv", "DepthToSpace", "Div", "Dropout", "Expand", "Flatten", "Gather", "Gemm",
-    "GlobalAveragePool", "GlobalMaxPool", "HardSigmoid", "Identity", "LeakyRelu", "MatMul", "Max", "MaxPool", "Mean",
-    "Min", "Mul", "Neg", "PRelu", "Pad", "ReduceMean", "ReduceSum", "Relu", "Reshape", "Shape", "Sigmoid", "Size",
-    "Slice", "SpaceToDepth", "Split", "Squeeze", "Sub", "Sum", "Tanh", "Tile", "Transpose", "Unsqueeze",
+    "Abs", "Add", "AveragePool", "BatchNormalization", "Clip", "Concat", "Constant", "ConstantOfShape", "Conv",
+    "DepthToSpace", "Dropout", "Expand", "Flatten", "Gather", "Gemm", "GlobalAveragePool", "GlobalMaxPool",
+    "HardSigmoid", "Identity", "LeakyRelu", "MatMul", "Max", "MaxPool", "Mean", "Min", "Neg", "PRelu", "Pad",
+    "ReduceMean", "ReduceSum", "Relu", "Reshape", "Sigmoid", "Slice", "SpaceToDepth", "Split", "Squeeze", "Sub",
+    "Sum", "Tanh", "Tile", "Transpose", "Unsqueeze",
 )  # fmt: skip
 
 # A theory is named only when queries in it get decided; each implies the ones before it.
