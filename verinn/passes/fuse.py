@@ -57,6 +57,24 @@ def after_affine(node: Node, state: Sweep) -> Change:
     return [_with_params(inner, node.name, inner.inputs, combine(weight, features), scaled)]
 
 
+def after_reshaped_affine(node: Node, state: Sweep) -> Change:
+    """linear or conv, then a reshape, then a constant that, seen before the reshape, is per output feature."""
+    if node.op not in _OFFSETS:
+        return None
+    between = state.sole(node.inputs[0], "reshape")
+    inner = None if between is None else state.sole(between.inputs[0], "linear", "conv")
+    if between is None or inner is None:
+        return None
+    key = _PARAM[node.op]
+    const = _reshaped(node.params[key], node.shape, inner.shape)
+    axis = len(inner.shape) - 1 if inner.op == "linear" else 1
+    if vector_along(const, inner.shape, axis) is None:
+        return None
+    params = frozen({key: const})
+    early = replace(node, name=state.fresh(node.name), inputs=between.inputs, shape=inner.shape, params=params)
+    return [early, replace(between, name=node.name, inputs=(early.name,))]
+
+
 def before_linear(node: Node, state: Sweep) -> Change:
     """scale, divide or shift by a constant per feature, then linear."""
     inner = state.sole(node.inputs[0], *_OFFSETS) if node.op == "linear" else None
@@ -139,7 +157,7 @@ def same_kind(node: Node, state: Sweep) -> Change:
     return [scaled, Node(node.name, "shift", (scaled.name,), node.shape, params=frozen({"offset": offset}))]
 
 
-RULES = (after_affine, before_linear, before_conv, linear_linear, pad_conv, same_kind)
+RULES = (after_affine, after_reshaped_affine, before_linear, before_conv, linear_linear, pad_conv, same_kind)
 
 
 # -- reshapes --------------------------------------------------------------------------------------
