@@ -15,7 +15,7 @@ from verinn.errors import Unsupported
 from verinn.ir.prop import Case, Property
 from verinn.ir.query import Kind, Query, Variable
 from verinn.passes.dnf import Conjunction, Leaf, NormalForm, normal_form
-from verinn.passes.property_boxes import Base, Boxes, make_base, make_boxes
+from verinn.passes.property_boxes import Base, Boxes, close_by_rows, close_witness, make_base, make_boxes
 from verinn.passes.property_leaves import LeafTable, RowTable
 
 CAP = 200_000
@@ -244,6 +244,10 @@ class Cases(Sequence[Case]):
         lower, upper, witness_lower, witness_upper = self.boxes.dense(plan.box, self.base)
         base = self.base_leaves
         input_rows = self.rows.take(np.concatenate([base, plan.input_leaves]), inputs=True)
+        closed_lower, closed_upper = close_by_rows(lower, upper, input_rows)
+        if closed_lower is not lower:
+            witness_lower, witness_upper = close_witness(closed_lower, closed_upper, witness_lower, witness_upper)
+        lower, upper = closed_lower, closed_upper
         conjunctions = self.rows.split(base, plan.conjunctions)
         return Case(lower, upper, witness_lower, witness_upper, input_rows, conjunctions, plan.exact)
 

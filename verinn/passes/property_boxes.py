@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import numpy as np
 
-from verinn.passes.property_leaves import Leaves, ragged
+from verinn.ir.prop import Rows
+from verinn.passes.property_leaves import Leaves, ragged, round_up
 
 _MAX32 = float(np.finfo(np.float32).max)
 
@@ -78,6 +80,7 @@ def _crossed(lower: np.ndarray, upper: np.ndarray, strict: np.ndarray, single: n
     return crossed
 
 
+_PASSES = 100  # over the rows, each of which may give bounds to the next
 _TIES = 1000  # of those compared digit by digit; the rest count as not empty, which is safe
 
 
@@ -192,6 +195,87 @@ def _witness(
             lower = np.where(none, near_lower.astype(np.float32), lower)
             upper = np.where(none, near_upper.astype(np.float32), upper)
     return lower, upper
+
+
+def close_by_rows(lower: np.ndarray, upper: np.ndarray, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+    """Finite bounds, where ``rows`` imply some, for inputs that have none of their own: (n,), (n,).
+
+    So an input that another one is equal to gets the other's box. Bounds that are finite stay as they
+    are; rows with inexact coefficients are not used. Exact arithmetic, rounded outward.
+    """
+    open_sides = np.isinf(lower) | np.isinf(upper)
+    if not len(rows) or not open_sides.any():
+        return lower, upper
+    low = {int(i): float(lower[i]) for i in rows.x.index}
+    high = {int(i): float(upper[i]) for i in rows.x.index}
+    inexact = np.zeros(len(rows.x.index), bool) if rows.x_error is None else rows.x_error.value != 0
+    usable = []
+    for a, b, rhs in zip(rows.x.indptr[:-1], rows.x.indptr[1:], rows.rhs, strict=True):
+        if np.isfinite(rhs) and not inexact[a:b].any() and open_sides[rows.x.index[a:b]].any():
+            terms = [(int(i), Fraction(float(v))) for i, v in zip(rows.x.index[a:b], rows.x.value[a:b], strict=True)]
+            usable.append((terms, Fraction(float(rhs))))
+    for _ in range(_PASSES):
+        if not sum(_close(terms, limit, low, high) for terms, limit in usable):
+            break
+    lower, upper = lower.copy(), upper.copy()
+    lower[list(low)] = list(low.values())
+    upper[list(high)] = list(high.values())
+    return lower, upper
+
+
+def close_witness(
+    lower: np.ndarray, upper: np.ndarray, witness_lower: np.ndarray, witness_upper: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The float32 range of witnesses where only ``close_by_rows`` gave bounds, rounded outward: the rows decide."""
+    with np.errstate(over="ignore"):
+        below, above = lower.astype(np.float32), upper.astype(np.float32)
+    below = np.where(below > lower, np.nextafter(below, np.float32(-np.inf)), below)
+    above = np.where(above < upper, np.nextafter(above, np.float32(np.inf)), above)
+    return (
+        np.where(np.isinf(witness_lower), below, witness_lower),
+        np.where(np.isinf(witness_upper), above, witness_upper),
+    )
+
+
+def _close(terms: list[tuple[int, Fraction]], limit: Fraction, low: dict[int, float], high: dict[int, float]) -> bool:
+    """Uses Σ value·x ≤ limit when exactly one of its smallest terms is infinite; whether that gave a bound."""
+    rest = limit
+    free: tuple[int, Fraction] | None = None
+    for place, value in terms:
+        end = low[place] if value > 0 else high[place]
+        if np.isfinite(end):
+            rest -= value * Fraction(end)
+        elif free is None:
+            free = place, value
+        else:
+            return False
+    if free is None:
+        # Every term is bounded below; then each open far side is bounded above by the slack.
+        return _close_far(terms, rest, low, high)
+    place, value = free
+    side = high if value > 0 else low
+    if np.isfinite(side[place]):
+        return False
+    return _set(side, place, rest / value, up=value > 0)
+
+
+def _close_far(
+    terms: list[tuple[int, Fraction]], slack: Fraction, low: dict[int, float], high: dict[int, float]
+) -> bool:
+    progress = False
+    for place, value in terms:
+        near, far = (low, high) if value > 0 else (high, low)
+        if not np.isfinite(far[place]):
+            progress |= _set(far, place, Fraction(near[place]) + slack / value, up=value > 0)
+    return progress
+
+
+def _set(side: dict[int, float], place: int, bound: Fraction, up: bool) -> bool:
+    number = round_up(bound) if up else 0.0 - round_up(-bound)
+    if not np.isfinite(number):
+        return False
+    side[place] = number
+    return True
 
 
 def make_boxes(leaves: Leaves, groups: list[np.ndarray], base: Base, single: np.ndarray) -> Boxes:

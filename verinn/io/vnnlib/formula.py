@@ -44,6 +44,7 @@ class FormulaReader:
         self.source = source
         self.symbols = symbols
         self.runs = runs
+        self.began = 0  # where the assertion being read begins
         self._operands: dict[bytes, Operand] = {}
 
     def read(self, position: int) -> tuple[Formula, int]:
@@ -107,6 +108,11 @@ class FormulaReader:
         stack.append(_Frame(operator, start))
         return position
 
+    def unfinished(self, place: int) -> InputError:
+        """The error for a file that ends before its last assertion does."""
+        problem = f"the file ends inside the assertion that begins in {self.source.place(self.began)}"
+        return self.source.fail(place, problem, "close every bracket")
+
     def _check_operator(self, operator: bytes, place: int) -> None:
         """Raises unless ``operator`` is a comparison of this version."""
         if operator in terms.COMPARISONS:
@@ -117,7 +123,7 @@ class FormulaReader:
                 raise self.source.fail(place, "'=' is not VNN-LIB 2.0", "write ==")
             return
         if operator == b"":
-            raise self.source.fail(place, "the file ends inside an assertion", "close every bracket")
+            raise self.unfinished(place)
         if operator in (b"not", b"=>", b"xor", b"ite", b"let", b"distinct"):
             raise self.source.fail(
                 place, f"{show(operator)} is not part of VNN-LIB", "rewrite it with and, or and comparisons"
@@ -163,7 +169,7 @@ class FormulaReader:
     def _operand_of(self, stack: list[_Frame], word: bytes, start: int, position: int) -> int:
         """Handles a word that is not a bracket: an operand, or an error."""
         if word == b"":
-            raise self.source.fail(start, "the file ends inside an assertion", "close every bracket")
+            raise self.unfinished(start)
         if not stack or stack[-1].operator in _CONNECTIVES:
             hint = "a formula is (and …), (or …) or a comparison such as (<= X_0 0.5)"
             raise self.source.fail(start, f"{show(word)} where a formula is expected", hint)
@@ -198,17 +204,17 @@ class FormulaReader:
             name = word
             if word.endswith(b"]") and not is_number(word):
                 name, _, rest = word[:-1].partition(b"[")
-                index = rest.split(b",")
+                index = rest.split(b",") if rest else []
             known = self._operands[word] = self._lookup(name, index, start)
         return self._term(known)
 
     def _lookup(self, word: bytes, index: list[bytes] | None, start: int) -> Operand:
         if not is_number(word):
-            if word in _ARITHMETIC or word[:1] in b"+-*/<>=!":
-                raise self.source.fail(start, f"{show(word)} where an operand is expected", "operators follow '('")
             lowered = word.lower().lstrip(b"-+")
             if lowered in (b"nan", b"inf", b"infinity") and word not in self.symbols.by_name:
                 raise self.source.fail(start, f"{show(word)} is not a number", "constants are finite decimals")
+            if word in _ARITHMETIC or word[:1] in b"+-*/<>=!":
+                raise self.source.fail(start, f"{show(word)} where an operand is expected", "operators follow '('")
             return (*self.symbols.element(self.source, start, word, index), False)
         try:
             value, integer, note = exact(word)
@@ -253,13 +259,11 @@ class FormulaReader:
 
 def read_assertion(reader: FormulaReader, position: int) -> tuple[Formula, int]:
     """The formula of `(assert …)`, from after the word assert to after the closing bracket."""
+    reader.began = position
     formula, position = reader.read(position)
     word, start, end = reader.source.token(position)
     if word == b")":
         return formula, end
     if word == b"":
-        raise reader.source.fail(start, "the file ends inside an assertion", "close every bracket")
+        raise reader.unfinished(start)
     raise reader.source.fail(start, f"{show(word)} after the formula of an assertion", "an assertion holds one formula")
-
-
-__all__ = ["FormulaReader", "InputError", "read_assertion"]

@@ -26,11 +26,11 @@ class Source:
 
     def fail(self, position: int, problem: str, hint: str | None = None) -> InputError:
         """The error for what stands at ``position``."""
-        return InputError(problem, file=self.name, place=self._place(position), hint=hint)
+        return InputError(problem, file=self.name, place=self.place(position), hint=hint)
 
     def unsupported(self, position: int, problem: str, hint: str | None = None) -> Unsupported:
         """The error for legal input at ``position`` that verinn can't handle."""
-        return Unsupported(problem, file=self.name, place=self._place(position), hint=hint)
+        return Unsupported(problem, file=self.name, place=self.place(position), hint=hint)
 
     def warn(self, position: int, message: str) -> None:
         """Notes a warning once, with the first place where it applies."""
@@ -38,9 +38,10 @@ class Source:
 
     def told(self) -> tuple[str, ...]:
         """The warnings as sentences that begin with their place."""
-        return tuple(f"{self._place(position)}: {message}" for message, position in self.warnings.items())
+        return tuple(f"{self.place(position)}: {message}" for message, position in self.warnings.items())
 
-    def _place(self, position: int) -> str:
+    def place(self, position: int) -> str:
+        """ "line 12" for the position of a character."""
         return "line " + str(self.data.count(b"\n", 0, position) + 1)
 
     def skip_space(self, position: int) -> int:

@@ -58,7 +58,7 @@ class Networks:
         self.source = source
         self.symbols = symbols
         self.size = 0
-        self.names: set[bytes] = set()
+        self.names: set[tuple[bytes, str]] = set()
 
     def read(self, position: int) -> int:
         """One network, from after the word declare-network to after its bracket."""
@@ -91,11 +91,13 @@ class Networks:
         if not _NAME.fullmatch(word) or word in (b"assert", b"and", b"or"):
             hint = "a name is a letter followed by letters, digits and _"
             raise self.source.fail(start, f"bad {what} name {show(word)}", hint)
-        if word in self.names:
+        if (word, what) in self.names:
             raise self.source.fail(
-                start, f"the name {show(word)} is declared twice", "names are unique in the whole file"
+                start, f"{what} {show(word)} is declared twice", "names are unique in the whole file"
             )
-        self.names.add(word)
+        if any(name == word for name, _ in self.names):
+            self.source.warn(start, f"{show(word)} names a network and a variable; read as meant")
+        self.names.add((word, what))
         return word, start, end
 
     def _equivalence(self, network: _Open, kind: bytes, place: int, position: int) -> int:
