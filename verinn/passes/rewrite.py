@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from verinn.ir.check import check_graph
 from verinn.ir.graph import Graph, Node, Output, Shape
 
@@ -63,7 +65,7 @@ class Sweep:
         node = replace(node, inputs=tuple(self.alias.get(name, name) for name in node.inputs))
         for rule in self.rules:
             change = rule(node, self)
-            if change is None:
+            if change is None or not _finite(change):
                 continue
             self.changed = True
             if isinstance(change, str):
@@ -78,6 +80,15 @@ class Sweep:
 
 
 Rule = Callable[[Node, Sweep], Change]
+
+
+def _finite(change: str | list[Node]) -> bool:
+    """Whether folding constants overflowed nowhere; if it did, the rule is not applied."""
+    if isinstance(change, str):
+        return True
+    consts = [const for node in change for const in node.params.values()]
+    arrays = [array for const in consts for array in (const.value, const.error) if array is not None]
+    return all(bool(np.all(np.isfinite(array))) for array in arrays)
 
 
 def sweep(graph: Graph, rules: Sequence[Rule]) -> Graph | None:

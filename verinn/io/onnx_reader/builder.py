@@ -87,7 +87,7 @@ class Builder:
                     hint="only float networks can be verified",
                 )
         for key, const in params.items():
-            if not np.all(np.isfinite(const.value)):
+            if not finite(const):
                 raise InputError(f"its {key} holds NaN or infinity", hint="repair the weights of the model")
         try:
             out = shape_of(op, [ref.shape for ref in inputs], attrs, params, shape)
@@ -302,6 +302,11 @@ class Builder:
             fold = c.absolute if op == "abs" else lambda const: c.maximum(const, Const(np.zeros(())))
             return Known(fold(c.as_float(x.const)), x.dtype)
         return self.emit(op, [self.ref(x)], attrs)
+
+
+def finite(const: Const) -> bool:
+    """Whether a constant and its error bound hold finite numbers only."""
+    return bool(np.all(np.isfinite(const.value)) and (const.error is None or np.all(np.isfinite(const.error))))
 
 
 def limited(shape: Sequence[int]) -> None:

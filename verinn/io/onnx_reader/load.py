@@ -37,7 +37,7 @@ def load_model(model: str | Path | onnx.ModelProto) -> Model:
         raise InputError("is empty", file=file, hint="fetch or export the model again")
     try:
         proto = onnx.ModelProto.FromString(data)
-    except (DecodeError, RuntimeError):
+    except (DecodeError, RuntimeError, ValueError):
         raise InputError("is no ONNX model or is truncated", file=file, hint="fetch or export it again") from None
     if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
         raise InputError("holds no graph: no ONNX model, or truncated", file=file, hint="fetch or export it again")

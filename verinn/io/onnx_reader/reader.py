@@ -23,21 +23,25 @@ from verinn.ir.graph import Graph, Input, Node, Output, Shape
 FAMILIES = (affine, constants, moves, nonlinear)
 
 
-def read_graph(model: str | Path | onnx.ModelProto, *, hidden: Sequence[str] = ()) -> Graph:
+def read_graph(model: str | Path | onnx.ModelProto | Model, *, hidden: Sequence[str] = ()) -> Graph:
     """Read an ONNX model as a graph of core operators (``verinn.ops``), constants folded, dead nodes gone.
 
     Shapes are those of the file, unknown dimensions 1, the batch axis included. Weights are float64,
     exact; folded arithmetic carries error bounds. ``hidden`` names further tensors of the file, which
     become outputs after the file's own. Raises InputError for a bad model and Unsupported for an
     operator that isn't handled; both name the file and the node. Warns (UserWarning) where the shape
-    that the file declares for an output is false, which ONNX Runtime ignores too.
+    that the file declares for an output is false, which ONNX Runtime ignores too. ``load_model`` parses
+    a file once for this and for ``verinn.attack.replay.Original``.
     """
-    loaded = load_model(model)
+    loaded = model if isinstance(model, Model) else load_model(model)
     try:
         with np.errstate(all="ignore"):
             return _read(loaded, hidden)
     except InputError as error:
         raise _told(error, file=loaded.file) from None
+    except Exception as error:  # whatever a hostile file trips over outside of its nodes
+        text = f"{type(error).__name__}: {error}"[:200]
+        raise InputError(f"can't be read ({text})", file=loaded.file, hint="the model is malformed") from None
 
 
 def _read(loaded: Model, hidden: Sequence[str]) -> Graph:

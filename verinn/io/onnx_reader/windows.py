@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from verinn.errors import InputError, Unsupported
+from verinn.io.onnx_reader.builder import limited
 from verinn.io.onnx_reader.call import Call
 from verinn.ir.check import window
 
@@ -64,9 +65,11 @@ def windows_of(call: Call, sizes: Sequence[int], kernel: Sequence[int]) -> Windo
     dilations = call.ints("dilations", None) or [1] * half
     if len(strides) != half or len(dilations) != half or min(strides) < 1 or min(dilations) < 1:
         raise InputError(f"has the strides {strides} and dilations {dilations} for {half} spatial axes")
+    limited(kernel)
     stated = _padding(call, sizes, kernel, strides, dilations)
     if min(stated) < 0:
         raise Unsupported(f"has negative padding {stated}")
+    limited([size + stated[axis] + stated[half + axis] for axis, size in enumerate(sizes)])
     pads = list(stated)
     for axis, size in enumerate(sizes):
         reach = dilations[axis] * (kernel[axis] - 1) + 1
