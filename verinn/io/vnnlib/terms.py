@@ -67,8 +67,6 @@ def add(left: Term, right: Term) -> Term:
     if len(right.parts) > len(left.parts):
         left, right = right, left
     _join(left, right)
-    if not left.scale:
-        left.parts, left.scale = {}, ONE
     parts = left.parts
     same = right.scale is left.scale
     factor = ONE if same else _check(right.scale / left.scale)
@@ -90,7 +88,10 @@ def multiply(left: Term, right: Term) -> Term:
         value = term.constant()
         if value is not None:
             _join(other, term)
-            other.scale = _check(other.scale * value)
+            if value:
+                other.scale = _check(other.scale * value)
+            else:
+                other.parts, other.scale = {}, ONE
             return other
     if len(left.parts) * len(right.parts) > MAX_MONOMIALS:
         raise TooLarge("a product of sums has too many different products")
