@@ -1,6 +1,6 @@
 """The recipe of the malformed models in ``malformed/``: ``python tests/models/make.py`` writes them all.
 
-Each case is a function that returns the bytes of a file; its docstring-free name is the file's name.
+Each case is a function that returns the bytes of a file; its name is the file's name.
 ``expected.json`` says what reading each file must answer: "ok", or what the error must contain.
 """
 
@@ -126,6 +126,13 @@ def gzipped_truncated() -> bytes:
 @case("node 'relu_1' (Relu)", "depend on its own output")
 def cyclic() -> bytes:
     return dump(pack([RELU, node("Add", "x y", "h")]))
+
+
+@case("node 'add_2' (Add)", "depend on its own output")
+def cyclic_upstream() -> bytes:
+    """The first node of the file waits for a cycle and is not on it."""
+    first, second = node("Add", "x c", "b2", "add_1"), node("Add", "b2 x", "c", "add_2")
+    return dump(pack([node("Relu", "c", "y"), node("Relu", "b2", "r", "relu_2"), second, first]))
 
 
 @case()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -27,6 +28,9 @@ _NUMPY = {
 }
 # Half the distance between neighbouring numbers, relative.
 _ROUNDING = {"float32": 2.0**-24, "float64": 2.0**-53, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+
+# Multiplications that the comparison at load may spend.
+_BUDGET = 8_000_000_000
 
 
 class Original:
@@ -111,12 +115,13 @@ def agree(
     arithmetic may make there, and the outputs may differ by a multiple of how far those runs scatter.
     """
     rng = np.random.default_rng(seed)
+    program = Program.prepare(graph, torch.float64)
+    samples, runs = _affordable(program, samples)
     points = _points(graph, rng, boxes, samples)
     types = [*(value.dtype for value in graph.inputs), *(output.dtype for output in graph.outputs)]
     unit = max(_ROUNDING.get(dtype, 2.0**-24) for dtype in types)
-    program = Program.prepare(graph, torch.float64)
     clean = program.run(points)
-    spread = scatter(program, points, clean, unit, seed)
+    spread = scatter(program, points, clean, unit, seed, runs)
     shapes = graph.shapes()
     for index in range(points[0].shape[0]):
         feed = {value.name: x[index].numpy() for value, x in zip(graph.inputs, points, strict=True)}
@@ -132,6 +137,14 @@ def agree(
                 original.file,
                 output.name,
             )
+
+
+def _affordable(program: Program, samples: int) -> tuple[int, int]:
+    """Fewer samples and perturbed runs for a large network: the check should cost a second, not a minute."""
+    products = sum((step.forward_terms + 1) * math.prod(step.node.shape) for step in program.steps)
+    evaluations = _BUDGET // max(1, products)
+    runs = 6 if evaluations > 16 else 2
+    return max(1, min(samples, evaluations // (runs + 2))), runs
 
 
 def _points(

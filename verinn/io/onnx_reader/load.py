@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,8 +131,8 @@ def needed_in_order(graph: onnx.GraphProto, wanted: Iterable[str]) -> list[onnx.
             if open_sources[user] == 0:
                 ready.append(user)
     if len(order) < len(waits):
-        stuck = next(index for index, count in enumerate(open_sources) if count > 0)
-        raise InputError("its inputs depend on its own output", place=label(graph.node[stuck]), hint="remove the cycle")
+        place = label(graph.node[_on_cycle(waits, open_sources)])
+        raise InputError("its inputs depend on its own output", place=place, hint="remove the cycle")
     live: set[int] = set()
     agenda = [makers[name] for name in wanted if name in makers]
     while agenda:
@@ -141,3 +141,13 @@ def needed_in_order(graph: onnx.GraphProto, wanted: Iterable[str]) -> list[onnx.
             live.add(index)
             agenda.extend(waits[index])
     return [graph.node[index] for index in order if index in live]
+
+
+def _on_cycle(waits: Sequence[set[int]], open_sources: Sequence[int]) -> int:
+    """A node on a cycle: from a node that never became ready, back along such nodes until one repeats."""
+    index = next(index for index, count in enumerate(open_sources) if count > 0)
+    seen: set[int] = set()
+    while index not in seen:
+        seen.add(index)
+        index = min(source for source in waits[index] if open_sources[source] > 0)
+    return index
