@@ -16,7 +16,6 @@ _DECLARATIONS = re.compile(
 )
 _TABLE = bytes.maketrans(b"()_\n\t\rXY", b"      01")
 _NAME = re.compile(rb"[XY]_(?:0|[1-9]\d{0,8})")
-MAX_SIZE = 1 << 28  # elements of one variable
 
 
 class Declarations:

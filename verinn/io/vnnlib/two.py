@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 
@@ -13,7 +14,7 @@ _NAME = re.compile(rb"[A-Za-z][A-Za-z0-9_]*+")
 _VERSION = re.compile(rb"<(\d+)\.(\d+)>")
 _KINDS = {b"declare-input": Kind.INPUT, b"declare-hidden": Kind.HIDDEN, b"declare-output": Kind.OUTPUT}
 _ORDER = (Kind.INPUT, Kind.HIDDEN, Kind.OUTPUT)
-MAX_ELEMENTS = 1 << 40
+MAX_ELEMENTS = 1 << 26  # of all variables together
 
 
 def read_header(source: Source, position: int) -> tuple[str, int]:
@@ -177,11 +178,10 @@ class Networks:
                     raise source.fail(start, f"a dimension of {show(name)} is missing", "write its shape as [2,3]")
             elif word != b"]":
                 raise source.fail(start, f"{show(word)} in the shape of {show(name)}", "write its shape as [2,3]")
-        elements = 1
-        for extent in extents:
-            elements *= extent
-        if elements > MAX_ELEMENTS:
-            raise source.fail(start, f"{show(name)} has {elements} elements", "no model is that large")
+        elements = math.prod(extents)
+        if self.size + elements > MAX_ELEMENTS:
+            problem = f"{show(name)} with its {elements} elements is too large"
+            raise source.unsupported(start, problem, f"verinn takes {MAX_ELEMENTS} elements in all")
         return tuple(extents), end
 
     def _finish(self, network: _Open, start: int) -> None:
