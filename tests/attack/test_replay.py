@@ -9,12 +9,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from verinn.attack.replay import Original, agree
 from verinn.errors import InputError
 from verinn.io.onnx_reader import read_graph
 from verinn.ir.graph import Const, Graph, frozen
+
+# Small products on two threads wait for each other whenever the machine is busy.
+torch.set_num_threads(1)
 
 
 def network(depth: int = 1, scale: float = 1.0, size: int = 8) -> onnx.ModelProto:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from verinn.attack.replay import Original, agree
@@ -15,6 +16,9 @@ from verinn.errors import InputError, Unsupported
 from verinn.io.onnx_reader import load_model, read_graph
 from verinn.passes.replay import same
 from verinn.passes.simplify import simplify
+
+# Small products on two threads wait for each other whenever the machine is busy.
+torch.set_num_threads(1)
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 

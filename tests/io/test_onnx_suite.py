@@ -6,12 +6,16 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from verinn.attack.replay import Original, agree
 from verinn.errors import Unsupported
 from verinn.io.onnx_reader import read_graph
 from verinn.passes.replay import same
 from verinn.passes.simplify import simplify
+
+# Small products on two threads wait for each other whenever the machine is busy.
+torch.set_num_threads(1)
 
 SUITE = Path(__file__).parents[3] / "shared" / "suite"
 MODELS = sorted(

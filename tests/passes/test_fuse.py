@@ -7,6 +7,7 @@ from fractions import Fraction
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from verinn.io.onnx_reader import read_graph
@@ -15,6 +16,9 @@ from verinn.ir.const import error_of
 from verinn.ir.graph import Const, Graph
 from verinn.passes.replay import same
 from verinn.passes.simplify import simplify
+
+# Small products on two threads wait for each other whenever the machine is busy.
+torch.set_num_threads(1)
 
 
 def chain(shape: tuple[int, ...], *steps: tuple[str, list[np.ndarray], dict[str, object]]) -> onnx.ModelProto:
