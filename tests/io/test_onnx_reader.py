@@ -291,3 +291,12 @@ def test_division_by_an_inexact_zero() -> None:
     model = build([n("Sub", "k k", "z"), n("Div", "x z", "y")], {"k": W[:, 0]})
     with pytest.raises(InputError, match="zero"):
         read_graph(model)
+
+
+@pytest.mark.parametrize("include", [0, 1])
+@pytest.mark.parametrize("pads", [[0, 0], [1, 1], [0, 1], [2, 0]])
+@pytest.mark.parametrize("size", [5, 6])
+def test_average_with_ceil_mode(size: int, pads: list[int], include: int) -> None:
+    """The window that ceil_mode adds counts stated padding, if asked to, and never its own overhang."""
+    attrs = {"kernel_shape": [3], "strides": [2], "ceil_mode": 1, "count_include_pad": include, "pads": pads}
+    checked(build([n("AveragePool", "x", "y", **attrs)], inputs={"x": [1, 1, size]}, opset=19))

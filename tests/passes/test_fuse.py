@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from verinn.io.onnx_reader import read_graph
 from verinn.ir.check import GraphError
 from verinn.ir.const import error_of
-from verinn.ir.graph import Const, Graph
+from verinn.ir.graph import Const, Graph, Input, Node, Output, frozen
 from verinn.passes.replay import same
 from verinn.passes.simplify import simplify
 
@@ -245,6 +245,44 @@ def test_batch_normalisation_covers_the_exact_weights(seed: int) -> None:
     factor = exact(scale) / exact(roots)
     covers(graph.nodes[0].params["weight"], exact(kernel) * factor[:, None, None])
     covers(graph.nodes[0].params["bias"], exact(bias) - exact(mean) * factor)
+
+
+def test_readers_are_counted_through_identities() -> None:
+    """Two readers of an identity are two readers of what it returns: nothing is computed twice."""
+    model = chain((1, 3), ("MatMul", [f32(3, 3)], {}), ("Add", [np.zeros(3, np.float32)], {}), ("Mul", [f32(3)], {}))
+    model.graph.node.extend([helper.make_node("Relu", ["v1"], ["r"]), helper.make_node("Add", ["r", "v2"], ["z"])])
+    model.graph.output[0].name = "z"
+    assert ops(simplified(model)) == "linear scale relu sum"
+
+
+def test_readers_are_counted_when_moves_merge() -> None:
+    turn = {"perm": [1, 0]}
+    model = chain((3, 3), ("MatMul", [f32(3, 3)], {}), ("Transpose", [], turn), ("Transpose", [], {"perm": [1, 0]}))
+    nodes = [
+        helper.make_node("Relu", ["v1"], ["r"]),
+        helper.make_node("Mul", ["v2", "w0_0"], ["s"]),
+        helper.make_node("Add", ["s", "r"], ["z"]),
+    ]
+    model.graph.node.extend(nodes)
+    model.graph.output[0].name = "z"
+    assert ops(simplified(model)).split().count("linear") == 1
+
+
+def test_a_factor_of_nearly_one_is_no_identity() -> None:
+    factor = Const(np.ones(3), np.full(3, 1e-9))
+    node = Node("y", "scale", ("x",), (1, 3), params=frozen({"factor": factor}))
+    graph = Graph((Input("x", (1, 3)),), (node,), (Output("y", "y"),))
+    assert simplify(graph) is graph
+
+
+def test_overflow_is_not_folded() -> None:
+    huge = frozen({"factor": Const(np.full(3, 1e200))})
+    nodes = (
+        Node("a", "scale", ("x",), (1, 3), params=huge),
+        Node("b", "scale", ("a",), (1, 3), params=huge),
+    )
+    graph = Graph((Input("x", (1, 3)),), nodes, (Output("y", "b"),))
+    assert ops(simplify(graph)) == "scale scale"
 
 
 def test_same_catches_a_change() -> None:
