@@ -20,10 +20,12 @@ def run(args: argparse.Namespace, process: bool) -> int:
     from verinn.io.instances import parse_models
     from verinn.options import Options
 
-    description = describe(parse_models(args.model), args.property, Options(device=args.device))
-    for warning in getattr(description, "warnings", ()):
-        tell(f"warning: {warning}")
-    _show(rows(description, args.property is not None))
+    models = parse_models(args.model)
+    for name, path in {"": models}.items() if isinstance(models, str) else models.items():
+        description = describe(path, args.property, Options(device=args.device))
+        for warning in getattr(description, "warnings", ()):
+            tell(f"warning: {warning}")
+        _show(([("network", name)] if name else []) + rows(description, args.property is not None))
     return 0
 
 
@@ -33,6 +35,7 @@ def rows(description: Any, with_property: bool) -> list[tuple[str, str]]:
         ("inputs", _tensors(getattr(description, "inputs", ()))),
         ("outputs", _tensors(getattr(description, "outputs", ()))),
         ("operators", _counts(getattr(description, "operators", {}))),
+        ("after reading", _counts(getattr(description, "core", {}))),
         ("parameters", _number(getattr(description, "parameters", None))),
         ("neurons", _number(getattr(description, "neurons", None))),
     ]
@@ -42,7 +45,8 @@ def rows(description: Any, with_property: bool) -> list[tuple[str, str]]:
             ("cases", _number(getattr(description, "cases", None))),
             ("conjunctions", _number(getattr(description, "conjunctions", None))),
         ]
-        table += [(f"plan: {key}", str(value)) for key, value in dict(getattr(description, "plan", {})).items()]
+        plan = dict(getattr(description, "plan", {}))
+        table += [(key, _counts(value) if isinstance(value, Mapping) else str(value)) for key, value in plan.items()]
     return [(title, text) for title, text in table if text]
 
 
@@ -51,10 +55,8 @@ def _tensors(tensors: Iterable[Any]) -> str:
 
 
 def _counts(counts: Mapping[str, Any]) -> str:
-    """Operator counts; those nested one level (in the file, after simplification) a line each."""
-    nested = [f"{name}: {_counts(value)}" for name, value in counts.items() if isinstance(value, Mapping)]
-    flat = ", ".join(f"{name} {value}" for name, value in counts.items() if not isinstance(value, Mapping))
-    return "\n".join([*nested, flat] if flat else nested)
+    """Names and numbers on one line."""
+    return ", ".join(f"{name} {value}" for name, value in counts.items())
 
 
 def _number(value: int | None) -> str:

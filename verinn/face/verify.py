@@ -224,5 +224,3 @@ def _start_watch(deadline: float | None, answer: Answer, display: Display) -> No
 
 def _print(text: str) -> None:
     print(text, end="", flush=True)
-
-
