@@ -25,7 +25,7 @@ class InputError(Exception):
         """The same error, told for ``file`` (kept as it is when a file is named already)."""
         if self.file is not None:
             return self
-        return InputError(self.problem, file=file, place=self.place, hint=self.hint)
+        return type(self)(self.problem, file=file, place=self.place, hint=self.hint)
 
 
 class Unsupported(InputError):

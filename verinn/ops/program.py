@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -66,10 +67,12 @@ class Program:
                 values[step.node.name] = step.op.apply(step.node, xs[0])
         return values
 
-    def outputs(self, inputs: Sequence[Tensor]) -> Tensor:
-        """The outputs, flattened and side by side: (D, m)."""
-        values = self.run(inputs)
-        batch = inputs[0].shape[0] if inputs else 1
+    def flat(self, x: Tensor) -> Tensor:
+        """Outputs, flattened and side by side (D, m), of inputs that are so too (D, n)."""
+        sizes = [math.prod(value.shape) for value in self.graph.inputs]
+        pieces = x.split(sizes, dim=1)
+        values = self.run([p.reshape(-1, *v.shape) for p, v in zip(pieces, self.graph.inputs, strict=True)])
+        batch = x.shape[0]
         return torch.cat(
             [values[o.value].expand(batch, *self.shapes[o.value]).flatten(1) for o in self.graph.outputs], 1
         )
@@ -101,8 +104,8 @@ def _constants(node: Node) -> dict[str, Const]:
     """A node's parameters, with division turned into a product and padding into an offset."""
     if node.op == "divide":
         divisor = node.params["divisor"]
-        value = 1.0 / divisor.value.astype("float64")
-        return {"factor": Const(value, abs(value) * 2.0**-53 + 5e-324)}
+        value = np.asarray(1.0 / divisor.value.astype("float64"))
+        return {"factor": Const(value, np.asarray(abs(value) * 2.0**-53 + 5e-324))}
     if node.op == "pad" and node.attrs["value"] != 0:
         return {"pad": Const(_padding(node))}
     return dict(node.params)

@@ -1,0 +1,115 @@
+"""The Python API: ``verify`` a property of a model, ``describe`` both."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+
+from verinn.io.onnx_reader import load_model, read_graph
+from verinn.io.vnnlib import read_query
+from verinn.ir.query import Query
+from verinn.options import Options
+from verinn.passes.simplify import simplify
+from verinn.progress import Progress
+from verinn.result import Result
+from verinn.search.plan import facts_of, plan_of, solve
+from verinn.search.problem import Problem, Source, build
+
+DEFAULTS = Options()
+
+
+def verify(
+    models: Source | Mapping[str, Source],
+    prop: str | Path | Query,
+    options: Options = DEFAULTS,
+    progress: Callable[[Progress], None] | None = None,
+) -> Result:
+    """Decide whether some input of the model fulfils the query (`sat`) or none does (`unsat`).
+
+    ``models``: a path or onnx.ModelProto, or a mapping from network names to such. ``prop``: a VNN-LIB
+    file (1.0 or 2.0) or a Query. Raises InputError for anything that can't be read or is not supported.
+    """
+    query = prop if isinstance(prop, Query) else read_query(prop)
+    return solve(build(models, query, options.seed), options, progress)
+
+
+@dataclass(frozen=True)
+class Description:
+    """What ``describe`` found. ``unstable``: neurons that CROWN leaves unstable in the first case."""
+
+    inputs: tuple[tuple[str, tuple[int, ...], str], ...]
+    outputs: tuple[tuple[str, tuple[int, ...], str], ...]
+    operators: Mapping[str, int]  # as the file has them
+    core: Mapping[str, int]  # after reading and simplifying
+    parameters: int
+    neurons: int
+    unstable: int | None = None
+    cases: int | None = None
+    conjunctions: int | None = None
+    plan: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+def describe(model: Source, prop: str | Path | Query | None = None, options: Options = DEFAULTS) -> Description:
+    """A summary of one model and, if given, a property of it. Raises InputError like ``verify``."""
+    loaded = load_model(model)
+    graph = simplify(read_graph(loaded))
+    shapes = graph.shapes()
+    nonlinear = [
+        node for node in graph.nodes if node.op in ("relu", "leaky_relu", "clip", "abs", "sigmoid", "tanh", "max_pool")
+    ]
+    parameters = sum(param.value.size for node in graph.nodes for param in node.params.values())
+    basic: dict[str, Any] = {
+        "inputs": tuple((value.name, value.shape, value.dtype) for value in graph.inputs),
+        "outputs": tuple((value.name, shapes[value.value], value.dtype) for value in graph.outputs),
+        "operators": dict(Counter(node.op_type for node in loaded.proto.graph.node)),
+        "core": dict(Counter(node.op for node in graph.nodes)),
+        "parameters": parameters,
+        "neurons": sum(torch.Size(node.shape).numel() for node in nonlinear),
+    }
+    if prop is None:
+        return Description(**basic)
+    query = prop if isinstance(prop, Query) else read_query(prop)
+    problem = build(model, query, options.seed)
+    facts = facts_of(problem)
+    return Description(
+        **basic,
+        unstable=_unstable(problem),
+        cases=len(problem.prop.cases),
+        conjunctions=sum(len(case.conjunctions) for case in problem.prop.cases),
+        plan={"facts": vars(facts), "plan": vars(plan_of(facts, options))},
+        warnings=problem.warnings,
+    )
+
+
+def _unstable(problem: Problem) -> int | None:
+    """Unstable neurons of the first case, by intervals and CROWN where they leave something open."""
+    from verinn.bounds.domain import relax
+    from verinn.ops.base import Elementwise
+    from verinn.ops.program import Program
+
+    if not len(problem.prop.cases):
+        return None
+    case = problem.prop.cases[0]
+    program = Program.prepare(problem.graph, torch.float64)
+    lower, upper = torch.from_numpy(case.lower).unsqueeze(0), torch.from_numpy(case.upper).unsqueeze(0)
+    if not bool((lower.isfinite() & upper.isfinite()).all()):
+        return None
+    with torch.no_grad():
+        relaxation = relax(
+            program, lower, upper, refine=torch.Size(program.shapes[program.steps[-1].node.name]).numel() < 4096
+        )
+    count = 0
+    for step in program.steps:
+        if isinstance(step.op, Elementwise):
+            count += int(step.op.loose(step.node, *relaxation.intervals[step.node.inputs[0]]).sum())
+    return count
+
+
+__all__ = ["DEFAULTS", "Description", "Options", "describe", "onnx", "verify"]

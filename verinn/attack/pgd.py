@@ -1,0 +1,83 @@
+"""Projected gradient descent on the constraints of a property (Madry et al., ICLR 2018).
+
+Every conjunction of every case is attacked from random points and from corners. What is minimised is the
+greatest of the conjunction's rows: all of them at most zero is a violation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from verinn.ops.program import Program
+from verinn.search.spec import Spec
+
+#: unbounded inputs are attacked within this distance of zero (or of their one bound)
+REACH = 100.0
+
+
+def pgd(
+    program: Program,
+    spec: Spec,
+    points: int,
+    steps: int,
+    seed: int,
+    expired: Callable[[], bool],
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of points (P, n) float64 with their case (P,), most promising first, each hit at most once.
+
+    ``points``: how many are moved at the same time, shared by all cases and conjunctions.
+    """
+    generator = torch.Generator(device="cpu").manual_seed(seed)
+    case, goal = _targets(spec, points, generator)
+    lower, upper = _finite(spec.lower[case], spec.upper[case])
+    width = upper - lower
+    start = torch.rand(lower.shape, generator=generator, dtype=torch.float64)
+    corners = torch.rand(len(case), generator=generator) < 0.3
+    start = torch.where(corners.unsqueeze(1), start.round(), start).to(lower.device)
+    x = lower + start * width
+    done = torch.zeros(len(case), dtype=torch.bool, device=x.device)
+    mine = spec.owner == goal.unsqueeze(1)
+    for step in range(steps):
+        if expired():
+            return
+        loss, gradient = _gradient(program, spec, case, x, mine)
+        hit = (loss <= 0) & ~done
+        if bool(hit.any()):
+            done |= hit
+            order = loss[hit].argsort()
+            yield x[hit][order], case[hit][order]
+        size = 0.3 * 0.02 ** (step / max(1, steps - 1))
+        x = torch.minimum(torch.maximum(x - size * width * gradient.sign(), lower), upper)
+    loss, _ = _gradient(program, spec, case, x, mine)
+    order = loss.argsort()[:8]  # near misses too: ONNX Runtime's rounding may differ from ours
+    yield x[order], case[order]
+
+
+def _targets(spec: Spec, points: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Which case and conjunction each point goes for: all pairs in turn, or a random choice of them."""
+    pairs = len(spec.cases) * spec.conjunctions
+    if pairs <= points:
+        number = torch.arange(points // pairs * pairs) % pairs
+    else:
+        number = torch.randint(pairs, (points,), generator=generator)
+    number = number.to(spec.lower.device)
+    return number // spec.conjunctions, number % spec.conjunctions
+
+
+def _finite(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    low = torch.where(lower.isfinite(), lower, torch.where(upper.isfinite(), upper - REACH, -REACH))
+    return low, torch.where(upper.isfinite(), upper, low + REACH)
+
+
+def _gradient(program: Program, spec: Spec, case: Tensor, x: Tensor, mine: Tensor) -> tuple[Tensor, Tensor]:
+    """The greatest row of each point's conjunction (P,), and its gradient (P, n)."""
+    with torch.enable_grad():
+        moving = x.clone().requires_grad_(True)
+        y = program.flat(moving.to(program.dtype)).double()
+        rows = spec.values(case, moving, y)
+        loss = rows.masked_fill(~mine, -torch.inf).amax(1)
+        (gradient,) = torch.autograd.grad(loss.sum(), moving)
+    return loss.detach(), gradient

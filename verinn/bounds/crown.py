@@ -1,0 +1,345 @@
+"""CROWN: linear bounds by backward propagation, batched over domains and rows, sound in floating point.
+
+Zhang et al., "Efficient Neural Network Robustness Certification with General Activation Functions"
+(NeurIPS 2018), on general graphs as in Xu et al. (NeurIPS 2020). Each row of coefficients is a lower
+bound of a linear function of some values: row·value ≥ A·x + c for every x of the domain's box.
+
+Rounding: the coefficients as computed are taken as they are, and what their computation lost is
+charged to c. Pulling A back through y = W x + b loses at most γ|A||W||x| + γ|A||b|, and |x| is known
+from the intervals, so one matrix-vector product beside the matrix-matrix one pays for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from verinn.bounds.interval import Interval, magnitude
+from verinn.bounds.rounding import centre, gamma, sum_slack, tiny, unit
+from verinn.ops.base import Affine, Elementwise, Lines
+from verinn.ops.pool import MaxPool
+from verinn.ops.program import Program, Step
+
+#: up to this many terms a dot product is left to the kernel; longer ones are summed in float64
+SHORT = 2048
+
+
+@dataclass(frozen=True, eq=False)
+class LinearForm:
+    """Rows A·x + c below what was asked, over the flattened inputs: a (D, R, n), c float64 (D, R).
+
+    ``debt``: the relative error (in units of u) that the entries of ``a`` still carry.
+    """
+
+    a: Tensor
+    c: Tensor
+    debt: float = 0.0
+
+    def minimum(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """Least value over boxes (D, n): float64 (D, R), rounded down."""
+        middle, radius = centre(lower, upper)
+        size = middle.abs() + radius
+        n, dtype = lower.shape[-1], lower.dtype
+        terms = dot_terms(n, dtype)
+        g = gamma(terms + 8 + self.debt, dtype)
+        loss = dot(self.a.abs(), radius + g * size) * sum_slack(terms, dtype)
+        return dot(self.a, middle) - loss + (self.c - self.c.abs() * 1e-15) - tiny(dtype) * (n + 4)
+
+    def exact(self, lower: Tensor, upper: Tensor) -> LinearForm:
+        """The same rows with the debt paid into c for boxes (D, n): a is then exact."""
+        if self.debt == 0:
+            return self
+        size = torch.maximum(lower.abs(), upper.abs())
+        n, dtype = lower.shape[-1], lower.dtype
+        loss = dot(self.a.abs(), size) * (self.debt * unit(dtype) * sum_slack(dot_terms(n, dtype), dtype))
+        return LinearForm(self.a, self.c - self.c.abs() * 1e-15 - loss - tiny(dtype) * n)
+
+
+def dot_terms(size: int, dtype: torch.dtype) -> int:
+    """How many terms of rounding in the working dtype a ``dot`` over ``size`` elements has."""
+    return size if dtype == torch.float64 else min(size, SHORT)
+
+
+def dot(a: Tensor, v: Tensor) -> Tensor:
+    """Σ a·v over all but the first two axes of a (D|1, R, …) and the first of v (D|1, …): float64 (D, R)."""
+    a, v = a.flatten(2), v.flatten(1)
+    if v.shape[-1] > SHORT:
+        return (a * v.unsqueeze(1)).sum(-1, dtype=torch.float64)
+    if a.shape[0] == 1:
+        return (v @ a[0].T).double()
+    if v.shape[0] == 1:
+        return (a @ v[0]).double()
+    return torch.bmm(a, v.unsqueeze(-1)).squeeze(-1).double()
+
+
+@dataclass(frozen=True, eq=False)
+class OneHot:
+    """Rows that pick single elements of a value: ``index`` (D|1, R) into it flattened, ``sign`` (R,) or (D, R)."""
+
+    index: Tensor
+    sign: Tensor
+
+    def dense(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        size = 1
+        for length in shape:
+            size *= length
+        a = torch.zeros((*self.index.shape, size), dtype=dtype, device=self.index.device)
+        sign = self.sign.to(dtype).expand(self.index.shape).unsqueeze(-1)
+        return a.scatter_(-1, self.index.unsqueeze(-1), sign).unflatten(-1, shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Toll:
+    """What one unit of |coefficient| at a step's value costs: ``rate`` (D, *shape) and per row ``base`` (D, 1)."""
+
+    rate: Tensor
+    base: Tensor
+
+
+@dataclass(eq=False)
+class Relaxation:
+    """A batch of domains as far as it is bounded: intervals of values, and what follows from them.
+
+    Lines and tolls are made once, when first needed, from intervals that are final by then.
+    """
+
+    program: Program
+    intervals: dict[str, Interval]
+    alphas: Mapping[str, Tensor] = field(default_factory=dict)
+    _lines: dict[str, Lines] = field(default_factory=dict)
+    _tolls: dict[str, Toll] = field(default_factory=dict)
+
+    def select(self, index: Tensor) -> Relaxation:
+        """The relaxation of some of the domains (a mask or index)."""
+        chosen = Relaxation(
+            self.program,
+            {name: (low[index], high[index]) for name, (low, high) in self.intervals.items()},
+            {name: alpha[index] for name, alpha in self.alphas.items()},
+        )
+        for name, lines in self._lines.items():
+            offset = lines.lower_offset
+            chosen._lines[name] = Lines(
+                lines.lower_slope[index],
+                None if offset is None else offset[index],
+                lines.upper_slope[index],
+                lines.upper_offset[index],
+            )
+        chosen._tolls.update({name: Toll(toll.rate[index], toll.base[index]) for name, toll in self._tolls.items()})
+        return chosen
+
+    def lines(self, step: Step) -> Lines:
+        name = step.node.name
+        if name not in self._lines:
+            assert isinstance(step.op, Elementwise)
+            self._lines[name] = step.op.lines(step.node, *self.intervals[step.node.inputs[0]], self.alphas.get(name))
+        return self._lines[name]
+
+    def toll(self, step: Step) -> Toll:
+        """Rounding charged when coefficients pass back through an affine step."""
+        name = step.node.name
+        if name not in self._tolls:
+            self._tolls[name] = self._affine_toll(step)
+        return self._tolls[name]
+
+    def size(self, name: str) -> Tensor:
+        return magnitude(self.intervals[name])
+
+    @property
+    def adds(self) -> int:
+        """Terms to add to every γ for the float64 additions that gather c (nothing beside float32's u)."""
+        return 4 * len(self.program.steps) + 8 if self.program.dtype == torch.float64 else 2
+
+    def _affine_toll(self, step: Step) -> Toll:
+        op, node, dtype = step.op, step.node, self.program.dtype
+        assert isinstance(op, Affine)
+        sizes = [self.size(name) for name in node.inputs]
+        count = dot_terms(self.intervals[node.name][0][0].numel(), dtype) + self.adds
+        weighed = op.linear(node, sizes, step.magnitudes, absolute=True)
+        rate = gamma(step.back_terms + self.adds, dtype) * weighed
+        b = op.offset(node, step.magnitudes)
+        if b is not None:
+            rate = rate + gamma(count, dtype) * b
+        if step.errors is not None:
+            rate = rate + op.linear(node, sizes, step.errors, absolute=True)
+            error = op.offset(node, step.errors)
+            rate = rate if error is None else rate + error
+        slack = sum_slack(step.forward_terms + 4, dtype) * sum_slack(count, dtype)
+        under = sum((size.flatten(1).sum(1) for size in sizes), torch.zeros((), dtype=dtype, device=rate.device))
+        base = (under * (step.back_terms + 2) + weighed.flatten(1).sum(1) + count) * (2 * tiny(dtype))
+        return Toll(rate * slack, base.double().reshape(-1, 1))
+
+
+class Backward:
+    """One backward pass: pending coefficients by value, and the constants c gathered so far."""
+
+    def __init__(self, relaxation: Relaxation, record: dict[str, Tensor] | None = None):
+        """``record`` receives, by nonlinear step, what its relaxation may cost the rows: (D, *shape) each."""
+        self.relaxation = relaxation
+        self.record = record
+        self.program = relaxation.program
+        self.dtype = self.program.dtype
+        self.pending: dict[str, tuple[Tensor | OneHot, float]] = {}
+        self.c: Tensor = torch.zeros((1, 1), dtype=torch.float64, device=self.program.device)
+
+    def run(self, start: Mapping[str, Tensor | OneHot], c: Tensor | None = None) -> LinearForm:
+        """``start``: coefficients (D|1, R, *shape) by value name; ``c``: float64 (D|1, R)."""
+        if c is not None:
+            self.c = c - c.abs() * (unit(torch.float64) * (self.relaxation.adds + 4 * len(self.program.steps)))
+        for name, coefficient in start.items():
+            self.pending[name] = (coefficient, 0.0)
+        for step in reversed(self.program.steps):
+            if step.node.name not in self.pending:
+                continue
+            a, debt = self.pending.pop(step.node.name)
+            if isinstance(step.op, Affine):
+                self._affine(step, a, debt)
+            elif isinstance(step.op, MaxPool):
+                self._max_pool(step, self._dense(a, step.node.name), debt)
+            else:
+                self._elementwise(step, self._dense(a, step.node.name), debt)
+        return self._gather()
+
+    def _dense(self, a: Tensor | OneHot, name: str) -> Tensor:
+        return a.dense(self.program.shapes[name], self.dtype) if isinstance(a, OneHot) else a
+
+    def _affine(self, step: Step, a: Tensor | OneHot, debt: float) -> None:
+        if isinstance(a, OneHot):
+            if self._picked(step, a):
+                return
+            a = self._dense(a, step.node.name)
+        op, node = step.op, step.node
+        assert isinstance(op, Affine)
+        b = op.offset(node, step.params)
+        if b is not None or step.back_terms or step.errors is not None:
+            toll = self.relaxation.toll(step)
+            rate = (
+                toll.rate if debt == 0 else toll.rate + (2 * debt * unit(self.dtype)) * self.relaxation.size(node.name)
+            )
+            self.c = self.c - dot(a.abs(), rate) - toll.base
+            debt = 0.0
+        if b is not None:
+            self.c = self.c + dot(a, b.expand(1, *node.shape))
+        rows = a.shape[:2]
+        for name, back in zip(node.inputs, op.back(node, a.flatten(0, 1), step.params, step.shapes), strict=True):
+            self._add(name, back.unflatten(0, rows), debt)
+
+    def _picked(self, step: Step, a: OneHot) -> bool:
+        """One-hot rows through a linear layer on a vector are rows of its weights; through a reshape, themselves."""
+        node = step.node
+        if node.op == "reshape":
+            self._add(node.inputs[0], a, 0.0)
+            return True
+        if node.op != "linear" or node.shape[-1] != self.relaxation.intervals[node.name][0][0].numel():
+            return False
+        toll = self.relaxation.toll(step)
+        weight = step.params["weight"].T
+        sign = a.sign.to(self.dtype)
+        back = weight[a.index] * sign.unsqueeze(-1)
+        self.c = self.c - toll.base - _pick(toll.rate, a.index).double()
+        if "bias" in step.params:
+            self.c = self.c + (_pick(step.params["bias"].reshape(1, -1), a.index) * sign).double()
+        self._add(node.inputs[0], back.reshape(*a.index.shape, *step.shapes[0]), 0.0)
+        return True
+
+    def _elementwise(self, step: Step, a: Tensor, debt: float) -> None:
+        lines = self.relaxation.lines(step)
+        self._pay(step.node.name, a, debt)
+        positive = a.clamp(min=0)
+        negative = a - positive
+        count = dot_terms(lines.upper_offset[0].numel(), self.dtype)
+        g = gamma(count + self.relaxation.adds, self.dtype)
+        offset = dot(negative, lines.upper_offset)
+        if lines.lower_offset is None:  # the upper offsets are then ≥ 0, so the dot product is its own size
+            self.c = self.c + offset * (1 + 2 * g)
+        else:
+            loss = dot(negative, -lines.upper_offset.abs()) + dot(positive, lines.lower_offset.abs())
+            self.c = self.c + offset + dot(positive, lines.lower_offset) - loss * (2 * g)
+        name = step.node.inputs[0]
+        if self.record is not None:
+            self.record[step.node.name] = self._cost(step, positive, negative)
+        under = self.relaxation.size(name).flatten(1).sum(1).double().reshape(-1, 1) + count
+        self.c = self.c - under * (4 * tiny(self.dtype))
+        self._add(
+            name,
+            torch.addcmul(positive * lines.lower_slope.unsqueeze(1), negative, lines.upper_slope.unsqueeze(1)),
+            2.0,
+        )
+
+    def _cost(self, step: Step, positive: Tensor, negative: Tensor) -> Tensor:
+        """The widest gaps between a function and its lines, weighed by the coefficients that meet them
+        (the intercept score of BaBSR, Bunel et al., JMLR 2020, with the lower line's gap beside it)."""
+        lines = self.relaxation.lines(step)
+        lower, upper = self.relaxation.intervals[step.node.inputs[0]]
+        below = torch.minimum(-lower, upper).clamp(min=0)
+        return positive.sum(1) * below - negative.sum(1) * lines.upper_offset
+
+    def _max_pool(self, step: Step, a: Tensor, debt: float) -> None:
+        op, node = step.op, step.node
+        assert isinstance(op, MaxPool)
+        self._pay(node.name, a, debt)
+        name = node.inputs[0]
+        lower, upper = self.relaxation.intervals[name]
+        best, sole, ceiling = op.choice(node, lower, upper)
+        keep = torch.where((a >= 0) | sole.unsqueeze(1), a, torch.zeros_like(a))
+        left = a - keep
+        count = dot_terms(ceiling[0].numel(), self.dtype)
+        g = gamma(max(count, op.terms(node)) + self.relaxation.adds, self.dtype)
+        biggest = op.windows(node, magnitude((lower, upper)), 0.0).amax(-1)
+        loss = dot(a.abs(), biggest) * (2 * g)
+        self.c = (
+            self.c
+            + dot(left, ceiling)
+            - loss
+            - count * op.terms(node) * 4 * tiny(self.dtype) * (1 + biggest.amax().double())
+        )
+        rows, batch = a.shape[:2], max(a.shape[0], best.shape[0])
+        keep = keep.expand(batch, *keep.shape[1:])
+        pick = best.unsqueeze(1).expand(batch, rows[1], *best.shape[1:])
+        placed = op.place(node, pick.flatten(0, 1), keep.flatten(0, 1), step.shapes[0])
+        self._add(name, placed.unflatten(0, (batch, rows[1])), 0.0)
+
+    def _pay(self, name: str, a: Tensor, debt: float) -> None:
+        """Charge c for the relative error that the coefficients of a value carry."""
+        if debt:
+            size = self.relaxation.size(name)
+            rate = size * (2 * debt * unit(self.dtype))
+            self.c = self.c - dot(a.abs(), rate) - size[0].numel() * 4 * tiny(self.dtype)
+
+    def _add(self, name: str, a: Tensor | OneHot, debt: float) -> None:
+        if name not in self.pending:
+            self.pending[name] = (a, debt)
+            return
+        other, owed = self.pending.pop(name)
+        a, other = self._dense(a, name), self._dense(other, name)
+        self._pay(name, a, debt)
+        self._pay(name, other, owed)
+        self.pending[name] = (a + other, 1.0)
+
+    def _gather(self) -> LinearForm:
+        """Coefficients of all inputs side by side; every other value has been passed."""
+        parts, worst = [], 0.0
+        found = [(value, self.pending.pop(value.name, None)) for value in self.program.graph.inputs]
+        assert not self.pending, f"values never reached: {sorted(self.pending)}"
+        rows = max(
+            (self._dense(hit[0], v.name).shape[1] for v, hit in found if hit is not None), default=self.c.shape[1]
+        )
+        batch = max([hit[0].shape[0] for _, hit in found if hit and isinstance(hit[0], Tensor)] + [self.c.shape[0]])
+        for value, hit in found:
+            if hit is None:
+                size = torch.Size(value.shape).numel()
+                parts.append(torch.zeros((batch, rows, size), dtype=self.dtype, device=self.program.device))
+                continue
+            worst = max(worst, hit[1])
+            dense = self._dense(hit[0], value.name).flatten(2)
+            parts.append(dense.expand(batch, *dense.shape[1:]))
+        return LinearForm(torch.cat(parts, 2) if len(parts) > 1 else parts[0], self.c.expand(batch, rows), worst)
+
+
+def _pick(v: Tensor, index: Tensor) -> Tensor:
+    """Elements of v (D|1, *S) flattened, by ``index`` (D|1, R): (D|1, R)."""
+    flat = v.flatten(1)
+    batch = max(flat.shape[0], index.shape[0])
+    return flat.expand(batch, -1).gather(1, index.expand(batch, -1))

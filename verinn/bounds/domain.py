@@ -1,0 +1,135 @@
+"""Bounds of a batch of domains: intervals first, CROWN only where an interval leaves a neuron unstable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from verinn.bounds.crown import Backward, LinearForm, OneHot, Relaxation
+from verinn.bounds.interval import Interval, propagate
+from verinn.ops.base import Affine, Elementwise
+from verinn.ops.pool import MaxPool
+from verinn.ops.program import Program, Step
+
+
+def split_inputs(program: Program, x: Tensor) -> dict[str, Tensor]:
+    """Flat inputs (D, n) as the graph's inputs, each (D, *shape)."""
+    sizes = [torch.Size(value.shape).numel() for value in program.graph.inputs]
+    pieces = x.split(sizes, dim=1)
+    return {
+        v.name: piece.unflatten(1, v.shape or (1,)).reshape(-1, *v.shape)
+        for v, piece in zip(program.graph.inputs, pieces, strict=True)
+    }
+
+
+def relax(
+    program: Program,
+    lower: Tensor,
+    upper: Tensor,
+    inherited: Mapping[str, Interval] | None = None,
+    refine: bool = True,
+    budget: int = 256 << 20,
+) -> Relaxation:
+    """Intervals of every value for boxes (D, n) in the program's dtype.
+
+    ``inherited``: intervals known to hold already (of a parent domain). ``refine``: bound the
+    unstable inputs of nonlinear steps by CROWN. ``budget``: bytes for one block of coefficients.
+    """
+    lows, highs = split_inputs(program, lower), split_inputs(program, upper)
+    relaxation = Relaxation(program, {name: (lows[name], highs[name]) for name in lows})
+    wanted = targets(program) if refine else {}
+    for step in program.steps:
+        name = step.node.name
+        interval = propagate(step, [relaxation.intervals[value] for value in step.node.inputs])
+        if inherited and name in inherited:
+            interval = _meet(interval, inherited[name])
+        relaxation.intervals[name] = interval
+        if name in wanted:
+            relaxation.intervals[name] = _refined(relaxation, step, wanted[name], lower, upper, budget)
+    return relaxation
+
+
+def targets(program: Program) -> dict[str, Step]:
+    """Values worth refining, with the nonlinear step that reads them.
+
+    Not those that one affine step makes of the inputs: there the interval is exact already.
+    """
+    depth = {value.name: 0 for value in program.graph.inputs}
+    found = {}
+    makers = {step.node.name for step in program.steps}
+    for step in program.steps:
+        below = max((depth[name] for name in step.node.inputs), default=0)
+        if isinstance(step.op, Affine):
+            depth[step.node.name] = below + (1 if step.forward_terms else 0)
+            continue
+        depth[step.node.name] = 2
+        source = step.node.inputs[0]
+        if below > 1 and source in makers:
+            found[source] = step
+    return found
+
+
+def _refined(relaxation: Relaxation, step: Step, reader: Step, lower: Tensor, upper: Tensor, budget: int) -> Interval:
+    low, high = relaxation.intervals[step.node.name]
+    mask = _loose(reader, low, high).flatten(1)
+    if not bool(mask.any()):
+        return low, high
+    index = _rows(step, mask)
+    flat_low, flat_high = low.flatten(1), high.flatten(1)
+    block = max(1, budget // (low.element_size() * 2 * len(low) * _widest(relaxation.program)))
+    for part in index.split(block, dim=1):
+        count = part.shape[1]
+        sign = torch.ones(2 * count, device=part.device)
+        sign[count:] = -1
+        form = Backward(relaxation).run({step.node.name: OneHot(torch.cat([part, part], 1), sign)})
+        least = form.minimum(lower, upper)
+        down, up = _narrow(least[:, :count], low.dtype), -_narrow(least[:, count:], low.dtype)
+        where = part.expand(len(low), -1)
+        flat_low = flat_low.scatter(1, where, _tighter(torch.fmax, flat_low, where, down))
+        flat_high = flat_high.scatter(1, where, _tighter(torch.fmin, flat_high, where, up))
+    return flat_low.reshape(low.shape), flat_high.reshape(high.shape)
+
+
+def _tighter(choose, flat: Tensor, where: Tensor, new: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+    return choose(flat.gather(1, where), new)
+
+
+def _narrow(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """float64 → dtype, moved down by an ulp: cheaper than an exact downward cast."""
+    y = x.to(dtype)
+    info = torch.finfo(dtype)
+    return y if dtype == torch.float64 else y - (y.abs() * info.eps + info.tiny)
+
+
+def _loose(reader: Step, low: Tensor, high: Tensor) -> Tensor:
+    if isinstance(reader.op, MaxPool):
+        return torch.ones_like(low, dtype=torch.bool)
+    assert isinstance(reader.op, Elementwise)
+    return reader.op.loose(reader.node, low, high)
+
+
+def _rows(step: Step, mask: Tensor) -> Tensor:
+    """Which elements to bound: per domain (D, R) where rows are cheap to pick, else the union (1, R)."""
+    together = mask.any(0)
+    union = int(together.sum())
+    most = int(mask.sum(1).max())
+    if step.node.op == "linear" and most < 0.8 * union:
+        return mask.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices[:, :most]
+    return together.nonzero().reshape(1, -1)
+
+
+def _widest(program: Program) -> int:
+    return max(torch.Size(shape).numel() for shape in program.shapes.values())
+
+
+def _meet(one: Interval, other: Interval) -> Interval:
+    return torch.maximum(one[0], other[0]), torch.minimum(one[1], other[1])
+
+
+def bound_rows(
+    relaxation: Relaxation, start: Mapping[str, Tensor], c: Tensor, record: dict[str, Tensor] | None = None
+) -> LinearForm:
+    """Lower linear bounds of rows over values: coefficients (D|1, R, *shape) by name, c float64 (D|1, R)."""
+    return Backward(relaxation, record).run(start, c)

@@ -1,0 +1,218 @@
+"""Facts in, plan out, and the phases of a run: attack, then branch and bound, group by group of cases."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from verinn.attack.pgd import pgd
+from verinn.bounds.rounding import exact_kernels
+from verinn.ops.program import Program
+from verinn.options import Options
+from verinn.progress import Progress
+from verinn.result import Result, Verdict, Witness
+from verinn.search.bab import Limits, search
+from verinn.search.explore import Task
+from verinn.search.problem import Problem
+from verinn.search.spec import Spec, groups
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a plan looks at."""
+
+    inputs: int
+    free_inputs: int  # inputs whose bounds differ, in the widest case
+    outputs: int
+    neurons: int  # elements of nonlinear steps
+    relus: int
+    widest: int  # elements of the largest value
+    products: int  # multiplications of one evaluation
+    cases: int
+    conjunctions: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a problem is attacked. All of it follows from the facts and the options."""
+
+    device: str
+    dtype: str  # of the search
+    points: int  # of the first attack
+    steps: int
+    batch: int
+    workers: int
+    threads: int  # of each kernel
+    neurons: int  # see Task
+
+
+def facts_of(problem: Problem) -> Facts:
+    """The facts of a problem; linear in its size."""
+    graph, cases = problem.graph, problem.prop.cases
+    program_shapes = graph.shapes()
+    nonlinear = [node for node in graph.nodes if node.op in _NONLINEAR]
+    some = [cases[i] for i in range(min(len(cases), 64))]
+    return Facts(
+        inputs=problem.prop.n,
+        free_inputs=max((int((case.upper > case.lower).sum()) for case in some), default=0),
+        outputs=problem.prop.m,
+        neurons=sum(math.prod(node.shape) for node in nonlinear),
+        relus=sum(math.prod(node.shape) for node in nonlinear if node.op == "relu"),
+        widest=max(math.prod(shape) for shape in program_shapes.values()),
+        products=_products(problem),
+        cases=len(cases),
+        conjunctions=sum(len(case.conjunctions) for case in some),
+        rows=max((sum(map(len, case.conjunctions)) for case in some), default=0),
+    )
+
+
+_NONLINEAR = {"relu", "leaky_relu", "clip", "abs", "sigmoid", "tanh", "max_pool"}
+
+
+def _products(problem: Problem) -> int:
+    total = 0
+    for node in problem.graph.nodes:
+        if "weight" in node.params:
+            weight = node.params["weight"].value
+            per = weight.shape[0] if node.op == "linear" else math.prod(weight.shape[1:])
+            total += per * math.prod(node.shape)
+    return max(1, total)
+
+
+def plan_of(facts: Facts, options: Options) -> Plan:
+    """Small networks are searched in float64 by two threads, large ones in float32 with wide kernels."""
+    device = _device(options.device)
+    cores = options.threads or min(2, torch.get_num_threads())
+    small = facts.products <= 2_000_000 and device == "cpu"
+    per_domain = 8 * facts.widest * max(8, min(facts.widest, 128)) * 6
+    fit = max(1, options.memory // per_domain)
+    return Plan(
+        device=device,
+        dtype="float64" if small else "float32",
+        points=int(min(4096, max(16, 40_000_000_000 // (facts.products * 40 * 3)))),
+        steps=40,
+        batch=int(min(512 if device == "cpu" else 8192, fit)),
+        workers=cores if small else 1,
+        threads=1 if small else cores,
+        neurons=12 if facts.free_inputs <= 32 else 1 << 30,
+    )
+
+
+def _device(wanted: str) -> str:
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return wanted
+
+
+def solve(problem: Problem, options: Options, progress: Callable[[Progress], None] | None = None) -> Result:
+    """Decide a problem. Every `sat` was replayed; `unsat` means every case was refuted by sound bounds."""
+    run = _Run(problem, options, progress)
+    return run.decide()
+
+
+class _Run:
+    """One run: the clock, what to tell, and the witness box of each case."""
+
+    def __init__(self, problem: Problem, options: Options, progress: Callable[[Progress], None] | None):
+        self.problem = problem
+        self.options = options
+        self.progress = progress
+        self.began = time.monotonic()
+        self.facts = facts_of(problem)
+        self.plan = plan_of(self.facts, options)
+        self.domains = 0
+        self.replays = 0
+
+    def expired(self) -> bool:
+        return self.options.deadline is not None and time.monotonic() >= self.options.deadline
+
+    def decide(self) -> Result:
+        cases = self.problem.prop.cases
+        if not len(cases):
+            return self._result(Verdict.UNSAT, reason="no input fulfils the constraints on the inputs")
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.plan.threads)
+        try:
+            with exact_kernels():
+                return self._phases(list(groups(cases)))
+        finally:
+            torch.set_num_threads(before)
+
+    def _phases(self, specs: Sequence[Spec]) -> Result:
+        device = torch.device(self.plan.device)
+        specs = [spec.to(device) for spec in specs]
+        if self.options.attack:
+            witness = self._attack(specs, device)
+            if witness is not None:
+                return self._result(Verdict.SAT, witness)
+        unbounded = [spec for spec in specs if not bool((spec.lower.isfinite() & spec.upper.isfinite()).all())]
+        if unbounded:
+            return self._result(Verdict.UNKNOWN, reason="an input is unbounded: no bound can be computed over it")
+        return self._search(specs, device)
+
+    def _attack(self, specs: Sequence[Spec], device: torch.device) -> Witness | None:
+        program = Program.prepare(self.problem.graph, torch.float32, device)
+        share = max(16, self.plan.points // len(specs))
+        for number, spec in enumerate(specs):
+            self._tell("attack", len(specs) - number, number, None)
+            for points, cases in pgd(program, spec, share, self.plan.steps, self.options.seed + number, self.expired):
+                for point, case in zip(points[:5], cases[:5], strict=True):
+                    witness = self._confirm(spec, point, case)
+                    if witness is not None:
+                        return witness
+            if self.expired():
+                return None
+        return None
+
+    def _search(self, specs: Sequence[Spec], device: torch.device) -> Result:
+        dtype = torch.float64 if self.plan.dtype == "float64" else torch.float32
+        program = Program.prepare(self.problem.graph, dtype, device)
+        referee = program if dtype == torch.float64 else Program.prepare(self.problem.graph, torch.float64, device)
+        left: list[str] = []
+        for spec in specs:
+            task = Task(program, spec, neurons=self.plan.neurons, budget=self.options.memory // 8)
+            limits = Limits(self.plan.batch, self.plan.workers, self.expired)
+            outcome = search(
+                task, referee, limits, lambda x, case, spec=spec: self._confirm(spec, x, case), self._search_told
+            )  # type: ignore[misc]
+            self.domains += outcome.domains
+            if outcome.verdict is Verdict.SAT:
+                return self._result(Verdict.SAT, outcome.witness)
+            if outcome.verdict is Verdict.TIMEOUT:
+                return self._result(Verdict.TIMEOUT, reason=outcome.reason)
+            if outcome.verdict is Verdict.UNKNOWN:
+                left.append(outcome.reason)
+        if left:
+            return self._result(Verdict.UNKNOWN, reason="; ".join([left[0], *self.problem.prop.limits]))
+        return self._result(Verdict.UNSAT)
+
+    def _confirm(self, spec: Spec, point: Tensor, case: Tensor) -> Witness | None:
+        """Round a point to float32 inside its case's witness box and replay it on the original model."""
+        owner = spec.cases[int(case)]
+        x = point.detach().cpu().numpy().astype(np.float32)
+        x = np.minimum(np.maximum(x, owner.witness_lower), owner.witness_upper)
+        self.replays += 1
+        return self.problem.confirm(x)
+
+    def _search_told(self, open_: int, closed: int, share: float) -> None:
+        self._tell("search", open_, closed, share)
+
+    def _tell(self, phase: str, open_: int, closed: int, worst: float | None) -> None:
+        if self.progress is not None:
+            self.progress(Progress(phase, open_, closed, worst, time.monotonic() - self.began))
+
+    def _result(self, verdict: Verdict, witness: Witness | None = None, reason: str = "") -> Result:
+        if verdict is Verdict.UNKNOWN and self.problem.prop.limits and not reason:
+            reason = "; ".join(self.problem.prop.limits)
+        seconds = time.monotonic() - self.began
+        statistics: Mapping[str, Any] = {"domains": self.domains, "replays": self.replays, "seconds": seconds}
+        plan = {"facts": asdict(self.facts), "plan": asdict(self.plan)}
+        return Result(verdict, witness, reason, statistics, plan, self.problem.warnings, seconds)

@@ -1,0 +1,131 @@
+"""The problem: one graph for all networks of a query, its property, and the replay of a witness."""
+
+from __future__ import annotations
+
+import warnings as python_warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from verinn.attack.replay import Original, agree
+from verinn.io.match import assign_models, match
+from verinn.io.onnx_reader import load_model, read_graph
+from verinn.io.onnx_reader.load import Model
+from verinn.ir.evaluate import holds
+from verinn.ir.graph import Graph, Input, Node, Output
+from verinn.ir.prop import Property
+from verinn.ir.query import Kind, Network, Query
+from verinn.passes.property import to_property
+from verinn.passes.simplify import simplify
+from verinn.result import Witness
+
+Source = str | Path | onnx.ModelProto
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A graph whose inputs, side by side, are the property's x, and whose outputs are its y."""
+
+    graph: Graph
+    prop: Property
+    query: Query
+    originals: Mapping[str, Original]
+    parts: Mapping[str, Graph]
+    warnings: tuple[str, ...]
+
+    def confirm(self, x: np.ndarray) -> Witness | None:
+        """Replay float32 inputs (n,) in ONNX Runtime; a witness if the query holds exactly, else None."""
+        values: dict[str, np.ndarray] = {}
+        start = 0
+        for network in self.query.networks:
+            size = sum(variable.size for variable in network.variables if variable.kind is Kind.INPUT)
+            self._replay(network, x[start : start + size].astype(np.float32), values)
+            start += size
+        return Witness(values) if holds(self.query, values) else None
+
+    def _replay(self, network: Network, x: np.ndarray, values: dict[str, np.ndarray]) -> None:
+        graph = self.parts[network.name]
+        sizes = [int(np.prod(value.shape, dtype=np.int64)) for value in graph.inputs]
+        pieces = np.split(x, np.cumsum(sizes)[:-1])
+        feed = {value.name: piece for value, piece in zip(graph.inputs, pieces, strict=True)}
+        found = self.originals[network.name].run(feed)
+        outputs = [found[output.name] for output in graph.outputs]
+        hidden = [v for v in network.variables if v.kind is Kind.HIDDEN]
+        results = outputs[: len(outputs) - len(hidden)]
+        inputs = [v for v in network.variables if v.kind is Kind.INPUT]
+        declared = [v for v in network.variables if v.kind is Kind.OUTPUT]
+        position = 0
+        for variable in inputs:
+            values[variable.name] = x[position : position + variable.size].reshape(variable.shape)
+            position += variable.size
+        for variable in hidden:
+            values[variable.name] = found[variable.onnx_name or variable.name].reshape(variable.shape)
+        if len(declared) == len(results):
+            for variable, array in zip(declared, results, strict=True):
+                values[variable.name] = array.reshape(variable.shape)
+        else:  # version 1.0 numbers the elements of all outputs in one row
+            values[declared[0].name] = np.concatenate([array.reshape(-1) for array in results])
+
+
+def build(models: Source | Mapping[str, Source], query: Query, seed: int = 0) -> Problem:
+    """Read the models, check them against the query and against ONNX Runtime, and join them.
+
+    Raises InputError (Unsupported for what can't be handled yet).
+    """
+    with python_warnings.catch_warnings(record=True) as caught:
+        python_warnings.simplefilter("always", UserWarning)
+        loaded: dict[int, Model] = {}
+        parts: dict[str, Graph] = {}
+        originals: dict[str, Original] = {}
+        for name, source in assign_models(query, models).items():
+            model = loaded.setdefault(id(source), load_model(source))
+            network = next(network for network in query.networks if network.name == name)
+            hidden = [v.onnx_name or v.name for v in network.variables if v.kind is Kind.HIDDEN]
+            parts[name] = simplify(read_graph(model, hidden=hidden))
+            originals[name] = Original(model, hidden=hidden)
+    notes = [str(entry.message) for entry in caught if issubclass(entry.category, UserWarning)]
+    notes.extend(match(query, parts))
+    prop = to_property(query)
+    for name, graph in parts.items():
+        agree(graph, originals[name], seed, _boxes(prop, query, name))
+    return Problem(_join(query, parts), prop, query, originals, parts, (*query.warnings, *prop.warnings, *notes))
+
+
+def _boxes(prop: Property, query: Query, name: str) -> Sequence[tuple[np.ndarray, np.ndarray]] | None:
+    """A box or two of the property, cut to one network's inputs: the comparison should look there too."""
+    if not len(prop.cases):
+        return None
+    start = 0
+    for network in query.networks:
+        size = sum(variable.size for variable in network.variables if variable.kind is Kind.INPUT)
+        if network.name == name:
+            case = prop.cases[0]
+            lower, upper = case.lower[start : start + size], case.upper[start : start + size]
+            return [(np.nan_to_num(lower), np.nan_to_num(upper))]
+        start += size
+    return None
+
+
+def _join(query: Query, parts: Mapping[str, Graph]) -> Graph:
+    """All networks side by side, values prefixed by the network's name; outputs in the order of y."""
+    inputs: list[Input] = []
+    nodes: list[Node] = []
+    outputs: list[Output] = []
+    for network in query.networks:
+        graph = parts[network.name]
+        inputs.extend(replace(value, name=f"{network.name}/{value.name}") for value in graph.inputs)
+        for node in graph.nodes:
+            sources = tuple(f"{network.name}/{source}" for source in node.inputs)
+            nodes.append(replace(node, name=f"{network.name}/{node.name}", inputs=sources))
+        renamed = [replace(o, value=f"{network.name}/{o.value}") for o in graph.outputs]
+        count = sum(variable.kind is Kind.HIDDEN for variable in network.variables)
+        outputs.extend(_ordered_hidden(network, renamed) + renamed[: len(renamed) - count])
+    return Graph(tuple(inputs), tuple(nodes), tuple(outputs))
+
+
+def _ordered_hidden(network: Network, outputs: Sequence[Output]) -> list[Output]:
+    by_name = {output.name: output for output in outputs}
+    return [by_name[v.onnx_name or v.name] for v in network.variables if v.kind is Kind.HIDDEN]

@@ -1,0 +1,112 @@
+"""Domains: the subproblems of a search, kept as batches of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from verinn.bounds.interval import Interval
+
+
+@dataclass(frozen=True, eq=False)
+class Domains:
+    """D subproblems: a box of inputs each, splits made, what is still open there, and what is known there.
+
+    ``lower``/``upper`` float64 (D, n). ``splits`` int64 (D, K): ReLU phases chosen, coded 2·neuron + phase
+    (phase 0: z ≤ 0, 1: z ≥ 0; neurons numbered over all ReLU steps), −1 where there is none. ``case`` int64 (D,): which case of the spec. ``open`` bool (D, J): conjunctions not refuted yet.
+    ``known``: intervals of the inputs of nonlinear steps, by value name, (D, *shape) each, in the
+    search's dtype; they hold wherever the box and the splits do.
+    ``share`` float64 (D,): how much of the whole search each stands for, halved by each split.
+    ``worst`` float64 (D,): the least promising lower bound seen, for ordering.
+    """
+
+    lower: Tensor
+    upper: Tensor
+    splits: Tensor
+    case: Tensor
+    open: Tensor
+    known: dict[str, Interval]
+    share: Tensor
+    worst: Tensor
+
+    def __len__(self) -> int:
+        return len(self.case)
+
+    def select(self, index: Tensor) -> Domains:
+        """The domains of a mask or index, in its order."""
+        known = {name: (low[index], high[index]) for name, (low, high) in self.known.items()}
+        return Domains(
+            self.lower[index],
+            self.upper[index],
+            self.splits[index],
+            self.case[index],
+            self.open[index],
+            known,
+            self.share[index],
+            self.worst[index],
+        )
+
+    def part(self, start: int, stop: int) -> Domains:
+        return self.select(torch.arange(start, min(stop, len(self)), device=self.case.device))
+
+
+def join(parts: Sequence[Domains]) -> Domains:
+    """Batches one after the other; lists of splits are padded to the same length."""
+    if len(parts) == 1:
+        return parts[0]
+    known = {
+        name: tuple(torch.cat([part.known[name][side] for part in parts]) for side in (0, 1)) for name in parts[0].known
+    }
+    most = max(part.splits.shape[1] for part in parts)
+    return Domains(
+        torch.cat([part.lower for part in parts]),
+        torch.cat([part.upper for part in parts]),
+        torch.cat([torch.nn.functional.pad(part.splits, (0, most - part.splits.shape[1]), value=-1) for part in parts]),
+        torch.cat([part.case for part in parts]),
+        torch.cat([part.open for part in parts]),
+        known,  # type: ignore[arg-type]
+        torch.cat([part.share for part in parts]),
+        torch.cat([part.worst for part in parts]),
+    )
+
+
+class Store:
+    """Open domains, last in first out: memory stays small, and a branch is finished before the next."""
+
+    def __init__(self) -> None:
+        self._parts: list[Domains] = []
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def push(self, domains: Domains) -> None:
+        if len(domains):
+            self._parts.append(domains)
+            self._count += len(domains)
+
+    def pop(self, most: int) -> Domains:
+        """Up to ``most`` domains."""
+        taken: list[Domains] = []
+        room = most
+        while self._parts and room:
+            part = self._parts.pop()
+            if len(part) > room:
+                self._parts.append(part.part(0, len(part) - room))
+                part = part.part(len(part) - room, len(part))
+            taken.append(part)
+            room -= len(part)
+        result = join(taken)
+        self._count -= len(result)
+        return result
+
+    def share(self) -> float:
+        """How much of the whole search is still open, by the splits made so far."""
+        return sum(float(part.share.sum()) for part in self._parts)
+
+    def worst(self) -> float:
+        """The least promising bound among the open domains."""
+        return min((float(part.worst.min()) for part in self._parts), default=float("inf"))
