@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -24,6 +25,16 @@ def split_inputs(program: Program, x: Tensor) -> dict[str, Tensor]:
     }
 
 
+class Cutter(Protocol):
+    """What a search knows of a batch beyond boxes and intervals: linear rows that hold there."""
+
+    def refresh(self, relaxation: Relaxation, step: Step) -> None:
+        """The step's value is about to be refined, all before it is final: make its rows afresh."""
+
+    def minimum(self, form: LinearForm, lower: Tensor, upper: Tensor) -> Tensor:
+        """A lower bound of a form's rows (D, R), float64."""
+
+
 def relax(
     program: Program,
     lower: Tensor,
@@ -31,6 +42,7 @@ def relax(
     inherited: Mapping[str, Interval] | None = None,
     refine: bool = True,
     budget: int = 256 << 20,
+    cutter: Cutter | None = None,
 ) -> Relaxation:
     """Intervals of every value for boxes (D, n) in the program's dtype.
 
@@ -46,8 +58,10 @@ def relax(
         if inherited and name in inherited:
             interval = _meet(interval, inherited[name])
         relaxation.intervals[name] = interval
+        if cutter is not None and not isinstance(step.op, MaxPool):
+            cutter.refresh(relaxation, step)
         if name in wanted:
-            relaxation.intervals[name] = _refined(relaxation, step, wanted[name], lower, upper, budget)
+            relaxation.intervals[name] = _refined(relaxation, step, wanted[name], lower, upper, budget, cutter)
     return relaxation
 
 
@@ -71,7 +85,15 @@ def targets(program: Program) -> dict[str, Step]:
     return found
 
 
-def _refined(relaxation: Relaxation, step: Step, reader: Step, lower: Tensor, upper: Tensor, budget: int) -> Interval:
+def _refined(
+    relaxation: Relaxation,
+    step: Step,
+    reader: Step,
+    lower: Tensor,
+    upper: Tensor,
+    budget: int,
+    cutter: Cutter | None,
+) -> Interval:
     low, high = relaxation.intervals[step.node.name]
     mask = _loose(reader, low, high).flatten(1)
     if not bool(mask.any()):
@@ -84,7 +106,7 @@ def _refined(relaxation: Relaxation, step: Step, reader: Step, lower: Tensor, up
         sign = torch.ones(2 * count, device=part.device)
         sign[count:] = -1
         form = Backward(relaxation).run({step.node.name: OneHot(torch.cat([part, part], 1), sign)})
-        least = form.minimum(lower, upper)
+        least = form.minimum(lower, upper) if cutter is None else cutter.minimum(form, lower, upper)
         down, up = _narrow(least[:, :count], low.dtype), -_narrow(least[:, count:], low.dtype)
         where = part.expand(len(low), -1)
         flat_low = flat_low.scatter(1, where, _tighter(torch.fmax, flat_low, where, down))

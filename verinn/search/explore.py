@@ -23,6 +23,7 @@ from verinn.bounds.region import Region, clip, least, separate
 from verinn.bounds.rounding import cast_down, cast_up, sum_slack
 from verinn.ops.base import Elementwise
 from verinn.ops.program import Program, Step
+from verinn.search.cuts import SplitRows
 from verinn.search.spec import Spec
 from verinn.search.store import Domains, join
 
@@ -75,6 +76,8 @@ class Task:
             spec.lower,
             spec.upper,
             torch.zeros((count, 0), dtype=torch.int64, device=device),
+            spec.lower.new_zeros((count, 0, spec.lower.shape[1])),
+            spec.lower.new_zeros((count, 0)),
             torch.arange(count, device=device),
             torch.ones((count, spec.conjunctions), dtype=torch.bool, device=device),
             known,
@@ -106,50 +109,24 @@ class _Bounded:
     a: Tensor
     c: Tensor
     costs: dict[str, Tensor]
-    region: Region
+    cutter: SplitRows
 
 
 def bound(task: Task, domains: Domains) -> _Bounded:
     """CROWN bounds of all rows of the spec, and of the splits made, over each domain."""
     dtype = task.program.dtype
     lower, upper = cast_down(domains.lower, dtype), cast_up(domains.upper, dtype)
-    relaxation = relax(task.program, lower, upper, domains.known, budget=task.budget)
+    cut, cut_c = task.spec.cut[domains.case], task.spec.cut_c[domains.case]
+    region = Region(domains.lower, domains.upper, cut, cut_c)
+    rows = domains.rows, domains.rows_c
+    cutter = SplitRows(region, domains.splits, rows, task.relus, task.starts, (lower, upper))
+    few = lower.shape[1] <= task.polytope_inputs
+    relaxation = relax(task.program, lower, upper, domains.known, budget=task.budget, cutter=cutter if few else None)
     costs: dict[str, Tensor] = {}
     form = bound_spec(task, relaxation, domains.case, costs).exact(lower, upper)
     size = len(domains)
     a = form.a.double().expand(size, *form.a.shape[1:])
-    cut, cut_c = task.spec.cut[domains.case], task.spec.cut_c[domains.case]
-    region = Region(domains.lower, domains.upper, cut, cut_c)
-    if domains.splits.shape[1] and lower.shape[1] <= task.polytope_inputs:
-        region = region.with_rows(*_split_rows(task, domains, relaxation, lower, upper))
-    return _Bounded(relaxation, a, form.c.expand(size, -1), costs, region)
-
-
-def _split_rows(
-    task: Task, domains: Domains, relaxation: Relaxation, lower: Tensor, upper: Tensor
-) -> tuple[Tensor, Tensor]:
-    """What each split says of the inputs: rows (D, K, n), (D, K) that are ≤ 0 wherever it holds."""
-    size, count = domains.splits.shape
-    a = domains.lower.new_zeros((size, count, domains.lower.shape[1]))
-    c = domains.lower.new_full((size, count), -1.0)
-    neuron = domains.splits // 2
-    for number, step in enumerate(task.relus):
-        first, last = task.starts[number], task.starts[number + 1]
-        mine = (domains.splits >= 0) & (neuron >= first) & (neuron < last)
-        most = int(mine.sum(1).max())
-        if not most:
-            continue
-        column = mine.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices[:, :most]
-        valid = mine.gather(1, column)
-        code = domains.splits.gather(1, column)
-        index = torch.where(valid, code // 2 - first, 0)
-        sign = 1.0 - 2.0 * (code % 2)  # phase 0 says z ≤ 0, phase 1 says −z ≤ 0
-        form = Backward(relaxation).run({step.node.inputs[0]: OneHot(index, sign)}).exact(lower, upper)
-        old_a, old_c = a.gather(1, column.unsqueeze(-1).expand(-1, -1, a.shape[-1])), c.gather(1, column)
-        new_a = torch.where(valid.unsqueeze(-1), form.a.double(), old_a)
-        a = a.scatter(1, column.unsqueeze(-1).expand(-1, -1, a.shape[-1]), new_a)
-        c = c.scatter(1, column, torch.where(valid, form.c, old_c))
-    return a, c
+    return _Bounded(relaxation, a, form.c.expand(size, -1), costs, cutter)
 
 
 def bound_spec(task: Task, relaxation: Relaxation, case: Tensor, record: dict[str, Tensor] | None = None) -> LinearForm:
@@ -216,6 +193,8 @@ def explore(task: Task, domains: Domains) -> Explored:
         lower[live],
         upper[live],
         domains.splits[live],
+        bounded.cutter.a[live],
+        bounded.cutter.c[live],
         domains.case[live],
         still[live],
         {name: relaxation.intervals[name] for name in task.kept},
@@ -230,7 +209,7 @@ def explore(task: Task, domains: Domains) -> Explored:
 
 def refute(task: Task, domains: Domains, bounded: _Bounded) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(open (D, J), lower, upper, worst): what stays open, the part of each box where it may lie."""
-    spec, region = task.spec, bounded.region
+    spec, region = task.spec, bounded.cutter.region
     rows = least(bounded.a, bounded.c, region.lower, region.upper)
     beaten = (rows > 0) | (spec.strict[domains.case] & (rows >= 0))
     still = domains.open & ~_any_by_owner(beaten, spec)
@@ -334,8 +313,12 @@ def _split_neuron(task: Task, number: int, domains: Domains, relaxation: Relaxat
     """Both phases of one neuron (index within ReLU step ``number``) of each domain."""
     name = task.relus[number].node.inputs[0]
     index = neuron.unsqueeze(1)
+    sign = torch.tensor([1.0, -1.0], dtype=torch.float64, device=index.device)
+    form = Backward(relaxation).run({name: OneHot(index.expand(-1, 2), sign)})
+    dtype = task.program.dtype
+    form = form.exact(cast_down(domains.lower, dtype), cast_up(domains.upper, dtype))
     low, high = relaxation.intervals[name]
-    zero = torch.zeros_like(index, dtype=task.program.dtype)
+    zero = torch.zeros_like(index, dtype=dtype)
     phases = []
     for phase in (0, 1):
         flat_low, flat_high = low.flatten(1), high.flatten(1)
@@ -345,8 +328,37 @@ def _split_neuron(task: Task, number: int, domains: Domains, relaxation: Relaxat
             flat_low = flat_low.scatter(1, index, zero)
         known = {**domains.known, name: (flat_low.reshape(low.shape), flat_high.reshape(high.shape))}
         splits = torch.cat([2 * (index + task.starts[number]) + phase, domains.splits], 1)
-        phases.append(replace(domains, splits=splits, known=known, share=domains.share / 2))
+        rows = torch.cat([form.a[:, phase : phase + 1].double(), domains.rows], 1)
+        rows_c = torch.cat([form.c[:, phase : phase + 1], domains.rows_c], 1)
+        box = clip(Region(domains.lower, domains.upper, rows[:, :1], rows_c[:, :1]), 1)
+        child = replace(
+            domains,
+            lower=box.lower,
+            upper=box.upper,
+            splits=splits,
+            rows=rows,
+            rows_c=rows_c,
+            known=known,
+            share=domains.share / 2,
+        )
+        phases.append(_tidied(child.select(~(box.lower > box.upper).any(1))))
     return phases
+
+
+def _tidied(domains: Domains) -> Domains:
+    """Without the splits that the box implies (their phases stay known), the others moved to the front."""
+    a, c = domains.rows, domains.rows_c
+    kept = (domains.splits >= 0) & ~(least(-a, -c, domains.lower, domains.upper) >= 0)
+    count = int(kept.sum(1).max()) if len(domains) else 0
+    order = kept.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices[:, :count]
+    valid = kept.gather(1, order)
+    wide = order.unsqueeze(-1).expand(-1, -1, a.shape[-1])
+    return replace(
+        domains,
+        splits=torch.where(valid, domains.splits.gather(1, order), -1),
+        rows=torch.where(valid.unsqueeze(-1), a.gather(1, wide), 0.0),
+        rows_c=torch.where(valid, c.gather(1, order), -1.0),
+    )
 
 
 def _split_input(domains: Domains, a: Tensor, weights: Tensor) -> tuple[list[Domains], int]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from verinn.bounds.interval import Interval
 
@@ -16,7 +17,9 @@ class Domains:
     """D subproblems: a box of inputs each, splits made, what is still open there, and what is known there.
 
     ``lower``/``upper`` float64 (D, n). ``splits`` int64 (D, K): ReLU phases chosen, coded 2·neuron + phase
-    (phase 0: z ≤ 0, 1: z ≥ 0; neurons numbered over all ReLU steps), −1 where there is none. ``case`` int64 (D,): which case of the spec. ``open`` bool (D, J): conjunctions not refuted yet.
+    (phase 0: z ≤ 0, 1: z ≥ 0; neurons numbered over all ReLU steps), −1 where there is
+    none. ``rows`` (D, K, n), ``rows_c`` (D, K): what each split was last found to say of the inputs
+    (rows·x + rows_c ≤ 0; zeros and −1 where nothing). ``case`` int64 (D,): which case of the spec. ``open`` bool (D, J): conjunctions not refuted yet.
     ``known``: intervals of the inputs of nonlinear steps, by value name, (D, *shape) each, in the
     search's dtype; they hold wherever the box and the splits do.
     ``share`` float64 (D,): how much of the whole search each stands for, halved by each split.
@@ -26,6 +29,8 @@ class Domains:
     lower: Tensor
     upper: Tensor
     splits: Tensor
+    rows: Tensor
+    rows_c: Tensor
     case: Tensor
     open: Tensor
     known: dict[str, Interval]
@@ -42,6 +47,8 @@ class Domains:
             self.lower[index],
             self.upper[index],
             self.splits[index],
+            self.rows[index],
+            self.rows_c[index],
             self.case[index],
             self.open[index],
             known,
@@ -64,7 +71,9 @@ def join(parts: Sequence[Domains]) -> Domains:
     return Domains(
         torch.cat([part.lower for part in parts]),
         torch.cat([part.upper for part in parts]),
-        torch.cat([torch.nn.functional.pad(part.splits, (0, most - part.splits.shape[1]), value=-1) for part in parts]),
+        torch.cat([pad(part.splits, (0, most - part.splits.shape[1]), value=-1) for part in parts]),
+        torch.cat([pad(part.rows, (0, 0, 0, most - part.rows.shape[1])) for part in parts]),
+        torch.cat([pad(part.rows_c, (0, most - part.rows_c.shape[1]), value=-1.0) for part in parts]),
         torch.cat([part.case for part in parts]),
         torch.cat([part.open for part in parts]),
         known,  # type: ignore[arg-type]
