@@ -54,44 +54,45 @@ def least(a: Tensor, c: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
     return value - size * ((a.shape[-1] + 4) * _EPS) - 1e-300
 
 
-def least_in(region: Region, a: Tensor, c: Tensor) -> Tensor:
-    """Rounded-down lower bound of forms a·x + c over regions: a (D, R, n), c (D, R) → (D, R).
+def least_in(region: Region, a: Tensor, c: Tensor, wanted: Tensor) -> Tensor:
+    """Rounded-down lower bound of forms over regions: a (D, R, n), c (D, R), ``wanted`` bool (D, R).
 
-    One sweep of coordinate ascent over the rows' multipliers: for one row the dual is concave and
-    piecewise linear, so its best multiplier is at a breakpoint −a_j/g_j. The result is rounded down
-    for whatever multipliers come out.
+    (P,) for the P wanted forms, in order. One sweep of coordinate ascent over the rows' multipliers:
+    for one row the dual is concave and piecewise linear, so its best multiplier is at a breakpoint
+    −a_j/g_j. Multipliers are sought in float32; what they prove is rounded down in float64.
     """
-    plain = least(a, c, region.lower, region.upper)
-    count = region.a.shape[1]
-    if count == 0:
-        return plain
-    mixed, constant = a, c
-    lower, upper = region.lower.unsqueeze(1), region.upper.unsqueeze(1)
-    weights = a.new_zeros((*a.shape[:2], count))
-    for k in range(count):
-        g, h = region.a[:, k].unsqueeze(1), region.c[:, k].unsqueeze(1)
-        best = _line_search(mixed, constant, g, h, lower, upper)
-        weights[:, :, k] = best
-        mixed, constant = mixed + best.unsqueeze(-1) * g, constant + best * h
-    size = (a.abs() + weights @ region.a.abs()) * torch.maximum(lower.abs(), upper.abs())
-    total = size.sum(-1) + c.abs() + (weights * region.c.abs().unsqueeze(1)).sum(-1)
-    exact_a = a + weights @ region.a
-    exact_c = c + (weights * region.c.unsqueeze(1)).sum(-1)
-    value = least(exact_a, exact_c, region.lower, region.upper) - total * ((2 * count + 6) * _EPS)
-    return torch.fmax(plain, value)
+    domain, form = wanted.nonzero(as_tuple=True)
+    a, c = a[domain, form], c[domain, form]
+    lower, upper = region.lower[domain], region.upper[domain]
+    rows, rows_c = region.a[domain], region.c[domain]
+    weights = _multipliers(a, c, rows, rows_c, lower, upper)
+    mixed = a + (weights.unsqueeze(1) @ rows).squeeze(1)
+    constant = c + (weights * rows_c).sum(-1)
+    reach = torch.maximum(lower.abs(), upper.abs())
+    size = ((a.abs() + (weights.unsqueeze(1) @ rows.abs()).squeeze(1)) * reach).sum(-1)
+    size = size + c.abs() + (weights * rows_c.abs()).sum(-1)
+    value = least(mixed.unsqueeze(1), constant.unsqueeze(1), lower, upper).squeeze(1)
+    return value - size * ((2 * rows.shape[1] + 6) * _EPS)
 
 
-def _line_search(a: Tensor, c: Tensor, g: Tensor, h: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    """The multiplier β ≥ 0 that maximises min_x (a + β g)·x + c + β h, roughly: (D, R)."""
-    points = -a / g
-    points = torch.where(points.isfinite() & (points > 0), points, 0.0)
-    forms = a.unsqueeze(-2) + points.unsqueeze(-1) * g.unsqueeze(-2)
-    values = torch.where(forms > 0, forms * lower.unsqueeze(-2), forms * upper.unsqueeze(-2)).sum(-1)
-    values = values + c.unsqueeze(-1) + points * h.unsqueeze(-1)
-    plain = torch.where(a > 0, a * lower, a * upper).sum(-1) + c
-    value, where = values.max(-1)
-    best = points.gather(-1, where.unsqueeze(-1)).squeeze(-1)
-    return torch.where(value > plain, best, 0.0)
+def _multipliers(a: Tensor, c: Tensor, rows: Tensor, rows_c: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """Weights ≥ 0 (P, K) of rows (P, K, n), (P, K) that lift the least value of forms a (P, n), c (P,)."""
+    width = upper - lower
+    c = (c + (a * lower).sum(-1)).float()  # over the unit cube, so that float32 is enough
+    rows_c = (rows_c + (rows * lower.unsqueeze(1)).sum(-1)).float()
+    a, rows = (a * width).float(), (rows * width.unsqueeze(1)).float()
+    weights = torch.zeros_like(rows_c)
+    for k in range(rows.shape[1]):
+        g, h = rows[:, k], rows_c[:, k]
+        points = (-a / g).nan_to_num(0.0, 0.0, 0.0).clamp_(min=0.0)
+        forms = torch.addcmul(a.unsqueeze(1), points.unsqueeze(2), g.unsqueeze(1))
+        values = torch.addcmul(forms.clamp_(max=0.0).sum(-1), points, h.unsqueeze(1))
+        value, where = values.max(-1)
+        best = points.gather(1, where.unsqueeze(1)).squeeze(1)
+        best = torch.where(value > a.clamp(max=0.0).sum(-1), best, 0.0)
+        weights[:, k] = best
+        a, c = torch.addcmul(a, best.unsqueeze(1), g), torch.addcmul(c, best, h)
+    return weights.double().nan_to_num(0.0, 0.0, 0.0)
 
 
 def separate(region: Region, rounds: int = 14) -> tuple[Tensor, Tensor]:

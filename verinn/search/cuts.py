@@ -68,4 +68,14 @@ class SplitRows:
             return plain
         exact = form.exact(lower, upper)
         a = exact.a.double().expand(len(lower), *exact.a.shape[1:])
-        return torch.fmax(plain, least_in(region, a, exact.c.expand(len(lower), -1)))
+        wanted = self._undecided(plain)
+        if bool(wanted.any()):
+            plain[wanted] = torch.fmax(plain[wanted], least_in(region, a, exact.c.expand(len(lower), -1), wanted))
+        return plain
+
+    @staticmethod
+    def _undecided(plain: Tensor) -> Tensor:
+        """Forms of neurons whose sign is still open: rows come as all lower bounds, then all upper ones."""
+        half = plain.shape[1] // 2
+        loose = (plain[:, :half] < 0) & (plain[:, half:] < 0)
+        return torch.cat([loose, loose], 1)

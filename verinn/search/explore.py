@@ -37,7 +37,7 @@ class Task:
 
     program: Program
     spec: Spec
-    neurons: int = 12
+    neurons: int = 60
     polytope_inputs: int = 32
     budget: int = 256 << 20
 

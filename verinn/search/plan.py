@@ -100,9 +100,9 @@ def plan_of(facts: Facts, options: Options) -> Plan:
         points=int(min(4096, max(16, 40_000_000_000 // (facts.products * 40 * 3)))),
         steps=40,
         batch=int(min(512 if device == "cpu" else 8192, fit)),
-        workers=cores if small else 1,
+        workers=1,
         threads=1 if small else cores,
-        neurons=12 if facts.free_inputs <= 32 else 1 << 30,
+        neurons=60 if facts.free_inputs <= 32 else 1 << 30,
     )
 
 
