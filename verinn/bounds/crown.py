@@ -163,13 +163,15 @@ class Relaxation:
         if b is not None:
             rate = rate + gamma(count, dtype) * b
         if step.errors is not None:
-            rate = rate + op.linear(node, sizes, step.errors, absolute=True)
+            if op.weights:  # else L has no parameters, and no error
+                rate = rate + op.linear(node, sizes, step.errors, absolute=True)
             error = op.offset(node, step.errors)
             rate = rate if error is None else rate + error
         slack = sum_slack(step.forward_terms + 4, dtype) * sum_slack(count, dtype)
         under = sum((size.flatten(1).sum(1) for size in sizes), torch.zeros((), dtype=dtype, device=rate.device))
         base = (under * (step.back_terms + 2) + weighed.flatten(1).sum(1) + count) * (2 * tiny(dtype))
-        return Toll(rate * slack, base.double().reshape(-1, 1))
+        # what underflows in the rate itself meets coefficients of any size
+        return Toll(rate * slack + (2 * step.forward_terms + 8) * tiny(dtype), base.double().reshape(-1, 1))
 
 
 class Backward:
@@ -305,7 +307,7 @@ class Backward:
         """Charge c for the relative error that the coefficients of a value carry."""
         if debt:
             size = self.relaxation.size(name)
-            rate = size * (2 * debt * unit(self.dtype))
+            rate = size * (2 * debt * unit(self.dtype)) + tiny(self.dtype)
             self.c = self.c - dot(a.abs(), rate) - size[0].numel() * 4 * tiny(self.dtype)
 
     def _add(self, name: str, a: Tensor | OneHot, debt: float) -> None:

@@ -53,7 +53,8 @@ def _affine(step: Step, inputs: Sequence[Interval]) -> Interval:
         middle = middle + b
         radius = radius + g * b.abs()
     if step.errors is not None:
-        radius = radius + op.linear(node, sizes, step.errors, absolute=True) * (1 + 2 * g)
+        if op.weights:  # else L has no parameters, and no error
+            radius = radius + op.linear(node, sizes, step.errors, absolute=True) * (1 + 2 * g)
         error = op.offset(node, step.errors)
         radius = radius if error is None else radius + error * (1 + 2 * g)
     radius = radius * (1 + 2 * g) + tiny(dtype) * (step.forward_terms + 3)
