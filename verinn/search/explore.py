@@ -38,6 +38,7 @@ class Task:
     program: Program
     spec: Spec
     neurons: int = 60
+    depth: int = 12
     polytope_inputs: int = 32
     budget: int = 256 << 20
 
@@ -305,7 +306,8 @@ def _choose_neurons(task: Task, domains: Domains, relaxation: Relaxation, costs:
         best = torch.where(better, value, best)
         chosen[better, 0] = number
         chosen[better, 1] = where[better]
-    few = (unstable > 0) & (unstable <= task.neurons) & best.isfinite()
+    deep = domains.share * len(task.spec.cases) <= 0.5**task.depth
+    few = (unstable > 0) & ((unstable <= task.neurons) | deep) & best.isfinite()
     return torch.where(few.unsqueeze(1), chosen, -1)
 
 
