@@ -83,12 +83,9 @@ class OneHot:
     sign: Tensor
 
     def dense(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        size = 1
-        for length in shape:
-            size *= length
-        a = torch.zeros((*self.index.shape, size), dtype=dtype, device=self.index.device)
+        a = torch.zeros((*self.index.shape, torch.Size(shape).numel()), dtype=dtype, device=self.index.device)
         sign = self.sign.to(dtype).expand(self.index.shape).unsqueeze(-1)
-        return a.scatter_(-1, self.index.unsqueeze(-1), sign).unflatten(-1, shape)
+        return a.scatter_(-1, self.index.unsqueeze(-1), sign).reshape(*self.index.shape, *shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +168,9 @@ class Relaxation:
         under = sum((size.flatten(1).sum(1) for size in sizes), torch.zeros((), dtype=dtype, device=rate.device))
         base = (under * (step.back_terms + 2) + weighed.flatten(1).sum(1) + count) * (2 * tiny(dtype))
         # what underflows in the rate itself meets coefficients of any size
-        return Toll(rate * slack + (2 * step.forward_terms + 8) * tiny(dtype), base.double().reshape(-1, 1))
+        rate = rate * slack + (2 * step.forward_terms + 8) * tiny(dtype)
+        batch = len(self.intervals[node.name][0])
+        return Toll(rate.expand(batch, *rate.shape[1:]), base.double().reshape(-1, 1).expand(batch, 1))
 
 
 class Backward:

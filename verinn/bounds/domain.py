@@ -55,6 +55,8 @@ def relax(
     for step in program.steps:
         name = step.node.name
         interval = propagate(step, [relaxation.intervals[value] for value in step.node.inputs])
+        if not step.node.inputs:  # a constant: the same in every domain
+            interval = tuple(end.expand(len(lower), *end.shape[1:]) for end in interval)  # type: ignore[assignment]
         if inherited and name in inherited:
             interval = _meet(interval, inherited[name])
         relaxation.intervals[name] = interval
@@ -109,13 +111,9 @@ def _refined(
         least = form.minimum(lower, upper) if cutter is None else cutter.minimum(form, lower, upper)
         down, up = _narrow(least[:, :count], low.dtype), -_narrow(least[:, count:], low.dtype)
         where = part.expand(len(low), -1)
-        flat_low = flat_low.scatter(1, where, _tighter(torch.fmax, flat_low, where, down))
-        flat_high = flat_high.scatter(1, where, _tighter(torch.fmin, flat_high, where, up))
+        flat_low = flat_low.scatter(1, where, torch.fmax(flat_low.gather(1, where), down))
+        flat_high = flat_high.scatter(1, where, torch.fmin(flat_high.gather(1, where), up))
     return flat_low.reshape(low.shape), flat_high.reshape(high.shape)
-
-
-def _tighter(choose, flat: Tensor, where: Tensor, new: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-    return choose(flat.gather(1, where), new)
 
 
 def _narrow(x: Tensor, dtype: torch.dtype) -> Tensor:

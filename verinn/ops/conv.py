@@ -26,7 +26,7 @@ class Conv(Affine):
         attrs = node.attrs
         conv = _CONV[flat.dim() - 2]
         y = conv(flat, params["weight"], None, attrs["strides"], 0, attrs["dilations"], attrs["groups"])
-        return y.unflatten(0, (x.shape[0], x.shape[1]))
+        return y.reshape(x.shape[0], x.shape[1], *y.shape[1:])
 
     def offset(self, node: Node, params: Params) -> Tensor | None:
         if "bias" not in params:
@@ -52,7 +52,7 @@ class Conv(Affine):
         flat = F.pad(flat, torch_pads([0] * half + [p - r for p, r in zip(padded, reach, strict=True)]))
         for axis, size in enumerate(spatial):
             flat = flat.narrow(axis + 2, attrs["pads"][axis], size)
-        return [flat.unflatten(0, (a.shape[0], a.shape[1]))]
+        return [flat.reshape(a.shape[0], a.shape[1], *flat.shape[1:])]
 
     def terms(self, node: Node, shapes: Sequence[tuple[int, ...]]) -> tuple[int, int]:
         out, channels, *kernel = node.params["weight"].shape

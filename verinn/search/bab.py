@@ -13,6 +13,7 @@ from torch import Tensor
 from verinn.ops.program import Program
 from verinn.result import Verdict, Witness
 from verinn.search.explore import Explored, Task, explore
+from verinn.search.helper import Helper
 from verinn.search.store import Domains, Store
 
 Try = Callable[[Tensor, Tensor], Witness | None]
@@ -31,11 +32,16 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Limits:
-    """``batch``: domains at once per worker. ``workers``: threads. ``expired`` says when time is up."""
+    """``batch``: domains at once. ``helper``: whether a second process may be started when it pays.
+    ``expired`` says when time is up."""
 
     batch: int
-    workers: int
+    helper: bool
     expired: Callable[[], bool]
+
+
+#: a search that is over sooner needs no second process (seconds), nor does one with few domains
+_PATIENCE, _CROWD = 0.3, 64
 
 
 def search(
@@ -47,64 +53,105 @@ def search(
     ``tell`` hears of open and closed domains and the share of the search that is still open.
     `unsat` comes only from an empty store with nothing stuck, nothing lost and no exception.
     """
-    began = time.monotonic()
-    store = Store()
-    store.push(task.root())
-    state = _State()
-    batch = limits.batch
-    with ThreadPoolExecutor(limits.workers) as pool:
-        running: dict[Future[Explored], Domains] = {}
+    return _Search(task, referee, limits, attempt, tell).run()
+
+
+class _Search:
+    """One search: its store, its workers, and what it has counted."""
+
+    def __init__(
+        self, task: Task, referee: Program, limits: Limits, attempt: Try, tell: Callable[[int, int, float], None]
+    ):
+        self.task, self.referee, self.limits, self.attempt, self.tell = task, referee, limits, attempt, tell
+        self.began = time.monotonic()
+        self.store = Store()
+        self.batch = limits.batch
+        self.explored = self.closed = self.stuck = 0
+        self.helper: Helper | None = None
+        self.running: dict[Future[Explored], tuple[Domains, bool]] = {}
+
+    def run(self) -> Outcome:
+        self.store.push(self.task.root())
+        pool: ThreadPoolExecutor | None = None
         try:
-            while len(store) or running:
-                if limits.expired():
-                    return state.outcome(Verdict.TIMEOUT, began, reason="time is up")
-                while len(store) and len(running) < limits.workers:
-                    size = min(batch, max(16, -(-len(store) // limits.workers)))
-                    part = store.pop(size)
-                    running[pool.submit(_guarded, task, part)] = part
-                ready, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
-                for future in ready:
-                    part = running.pop(future)
-                    error = future.exception()
-                    if error is not None:
-                        if not _out_of_memory(error) or len(part) == 1:
-                            raise error
-                        batch = max(1, len(part) // 2)
-                        store.push(part)
-                        continue
-                    found = state.take(future.result(), part, store, task, referee, attempt)
-                    if found is not None:
-                        return state.outcome(Verdict.SAT, began, witness=found)
-                tell(len(store) + sum(map(len, running.values())), state.closed, store.share())
+            while len(self.store) or self.running:
+                if self.limits.expired():
+                    return self._outcome(Verdict.TIMEOUT, reason="time is up")
+                if self._worth_a_helper():
+                    self.helper = Helper(self.task)
+                    pool = ThreadPoolExecutor(2)
+                found = self._alone() if pool is None else self._together(pool)
+                if found is not None:
+                    return self._outcome(Verdict.SAT, witness=found)
+                inside = sum(len(part) for part, _ in self.running.values())
+                self.tell(len(self.store) + inside, self.closed, self.store.share())
         finally:
-            for future in running:
-                future.cancel()
-    if state.stuck:
-        reason = f"{state.stuck} boxes can't be split any further and are still undecided"
-        return state.outcome(Verdict.UNKNOWN, began, reason=reason)
-    return state.outcome(Verdict.UNSAT, began)
+            if self.helper is not None:
+                self.helper.close()
+            if pool is not None:
+                pool.shutdown(wait=False, cancel_futures=True)
+        if self.stuck:
+            reason = f"{self.stuck} boxes can't be split any further and are still undecided"
+            return self._outcome(Verdict.UNKNOWN, reason=reason)
+        return self._outcome(Verdict.UNSAT)
 
+    def _worth_a_helper(self) -> bool:
+        return (
+            self.limits.helper
+            and self.helper is None
+            and time.monotonic() - self.began > _PATIENCE
+            and len(self.store) >= _CROWD
+            and Helper.possible()
+        )
 
-class _State:
-    """What a search has counted so far."""
+    def _alone(self) -> Witness | None:
+        """One batch, in this thread."""
+        part = self.store.pop(self.batch)
+        try:
+            explored = _guarded(self.task, part)
+        except (MemoryError, RuntimeError) as error:
+            self._shrink(error, part)
+            return None
+        return self._take(explored, part)
 
-    def __init__(self) -> None:
-        self.explored = 0
-        self.closed = 0
-        self.stuck = 0
+    def _together(self, pool: ThreadPoolExecutor) -> Witness | None:
+        """Batches for whoever is idle; waits for the first to be done."""
+        assert self.helper is not None
+        busy = {remote for _, remote in self.running.values()}
+        for remote in (False, True):
+            if remote not in busy and len(self.store):
+                part = self.store.pop(min(self.batch, max(16, len(self.store) // 2)))
+                job = pool.submit(self.helper.explore, part) if remote else pool.submit(_guarded, self.task, part)
+                self.running[job] = part, remote
+        ready, _ = wait(self.running, timeout=0.2, return_when=FIRST_COMPLETED)
+        for future in ready:
+            part, _ = self.running.pop(future)
+            error = future.exception()
+            if error is not None:
+                self._shrink(error, part)
+                continue
+            found = self._take(future.result(), part)
+            if found is not None:
+                return found
+        return None
 
-    def take(
-        self, explored: Explored, part: Domains, store: Store, task: Task, referee: Program, attempt: Try
-    ) -> Witness | None:
+    def _shrink(self, error: BaseException, part: Domains) -> None:
+        """Put a batch back that ran out of memory; raise anything else."""
+        if not _out_of_memory(error) or len(part) == 1:
+            raise error
+        self.batch = max(1, len(part) // 2)
+        self.store.push(part)
+
+    def _take(self, explored: Explored, part: Domains) -> Witness | None:
         self.explored += len(part)
         self.closed += explored.closed
         self.stuck += explored.stuck
         if explored.children is not None:
-            store.push(explored.children)
-        return _try_points(explored, task, referee, attempt)
+            self.store.push(explored.children)
+        return _try_points(explored, self.task, self.referee, self.attempt)
 
-    def outcome(self, verdict: Verdict, began: float, reason: str = "", witness: Witness | None = None) -> Outcome:
-        return Outcome(verdict, witness, reason, self.explored, time.monotonic() - began)
+    def _outcome(self, verdict: Verdict, reason: str = "", witness: Witness | None = None) -> Outcome:
+        return Outcome(verdict, witness, reason, self.explored, time.monotonic() - self.began)
 
 
 def _guarded(task: Task, part: Domains) -> Explored:

@@ -30,7 +30,8 @@ from verinn.search.store import Domains, join
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """What a search works on. ``neurons``: a domain with at most so many unstable ReLUs is split on them.
+    """What a search works on. A domain is split on a ReLU where at most ``neurons`` of them are unstable,
+    and anyhow after ``depth`` splits: halving boxes gets trapped in thin ones along a neuron's boundary.
 
     ``polytope_inputs``: up to so many inputs are rows weighed against each other.
     """

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from verinn.attack.pgd import pgd
 from verinn.bounds.rounding import exact_kernels
+from verinn.errors import InputError
 from verinn.ops.program import Program
 from verinn.options import Options
 from verinn.progress import Progress
@@ -49,9 +51,10 @@ class Plan:
     points: int  # of the first attack
     steps: int
     batch: int
-    workers: int
+    helper: bool  # whether a second process may join the search
     threads: int  # of each kernel
     neurons: int  # see Task
+    depth: int  # see Task
 
 
 def facts_of(problem: Problem) -> Facts:
@@ -88,7 +91,7 @@ def _products(problem: Problem) -> int:
 
 
 def plan_of(facts: Facts, options: Options) -> Plan:
-    """Small networks are searched in float64 by two threads, large ones in float32 with wide kernels."""
+    """Small networks are searched in float64 by two processes, large ones in float32 by wide kernels."""
     device = _device(options.device)
     cores = options.threads or min(2, torch.get_num_threads())
     small = facts.products <= 2_000_000 and device == "cpu"
@@ -100,15 +103,18 @@ def plan_of(facts: Facts, options: Options) -> Plan:
         points=int(min(4096, max(16, 40_000_000_000 // (facts.products * 40 * 3)))),
         steps=40,
         batch=int(min(512 if device == "cpu" else 8192, fit)),
-        workers=1,
+        helper=small and cores > 1,
         threads=1 if small else cores,
         neurons=60 if facts.free_inputs <= 32 else 1 << 30,
+        depth=max(6, round(2.4 * facts.free_inputs)),
     )
 
 
 def _device(wanted: str) -> str:
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise InputError("no CUDA device is available", place="--device cuda", hint="use --device cpu or auto")
     return wanted
 
 
@@ -178,11 +184,11 @@ class _Run:
         referee = program if dtype == torch.float64 else Program.prepare(self.problem.graph, torch.float64, device)
         left: list[str] = []
         for spec in specs:
-            task = Task(program, spec, neurons=self.plan.neurons, budget=self.options.memory // 8)
-            limits = Limits(self.plan.batch, self.plan.workers, self.expired)
-            outcome = search(
-                task, referee, limits, lambda x, case, spec=spec: self._confirm(spec, x, case), self._search_told
-            )  # type: ignore[misc]
+            task = Task(
+                program, spec, neurons=self.plan.neurons, depth=self.plan.depth, budget=self.options.memory // 8
+            )
+            limits = Limits(self.plan.batch, self.plan.helper, self.expired)
+            outcome = search(task, referee, limits, partial(self._confirm, spec), self._search_told)
             self.domains += outcome.domains
             if outcome.verdict is Verdict.SAT:
                 return self._result(Verdict.SAT, outcome.witness)

@@ -80,7 +80,7 @@ def build(models: Source | Mapping[str, Source], query: Query, seed: int = 0) ->
         loaded: dict[int, Model] = {}
         parts: dict[str, Graph] = {}
         originals: dict[str, Original] = {}
-        for name, source in assign_models(query, models).items():
+        for name, source in _assigned(query, models).items():
             model = loaded.setdefault(id(source), load_model(source))
             network = next(network for network in query.networks if network.name == name)
             hidden = [v.onnx_name or v.name for v in network.variables if v.kind is Kind.HIDDEN]
@@ -92,6 +92,10 @@ def build(models: Source | Mapping[str, Source], query: Query, seed: int = 0) ->
     for name, graph in parts.items():
         agree(graph, originals[name], seed, _boxes(prop, query, name))
     return Problem(_join(query, parts), prop, query, originals, parts, (*query.warnings, *prop.warnings, *notes))
+
+
+def _assigned(query: Query, models: Source | Mapping[str, Source]) -> dict[str, Source]:
+    return assign_models(query, models)
 
 
 def _boxes(prop: Property, query: Query, name: str) -> Sequence[tuple[np.ndarray, np.ndarray]] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -52,10 +52,8 @@ class Spec:
         return f if self.x is None else f + (self.x[case] @ x.unsqueeze(-1)).squeeze(-1)
 
     def to(self, device: torch.device) -> Spec:
-        moved = {
-            name: value.to(device) if isinstance(value, Tensor) else value for name, value in self.__dict__.items()
-        }
-        return Spec(**moved)
+        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **tensors)  # type: ignore[arg-type]
 
 
 def groups(cases: Sequence[Case]) -> Iterator[Spec]:

@@ -14,12 +14,13 @@ from verinn.bounds.interval import Interval
 
 @dataclass(frozen=True, eq=False)
 class Domains:
-    """D subproblems: a box of inputs each, splits made, what is still open there, and what is known there.
+    """D subproblems: a box of inputs each, splits made, what is still open and what is known there.
 
     ``lower``/``upper`` float64 (D, n). ``splits`` int64 (D, K): ReLU phases chosen, coded 2·neuron + phase
     (phase 0: z ≤ 0, 1: z ≥ 0; neurons numbered over all ReLU steps), −1 where there is
     none. ``rows`` (D, K, n), ``rows_c`` (D, K): what each split was last found to say of the inputs
-    (rows·x + rows_c ≤ 0; zeros and −1 where nothing). ``case`` int64 (D,): which case of the spec. ``open`` bool (D, J): conjunctions not refuted yet.
+    (rows·x + rows_c ≤ 0; zeros and −1 where nothing). ``case`` int64 (D,): which case of the spec.
+    ``open`` bool (D, J): conjunctions not refuted yet.
     ``known``: intervals of the inputs of nonlinear steps, by value name, (D, *shape) each, in the
     search's dtype; they hold wherever the box and the splits do.
     ``share`` float64 (D,): how much of the whole search each stands for, halved by each split.
