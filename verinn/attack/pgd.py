@@ -1,7 +1,8 @@
 """Projected gradient descent on the constraints of a property (Madry et al., ICLR 2018).
 
-Every conjunction of every case is attacked from random points and from corners. What is minimised is the
-greatest of the conjunction's rows: all of them at most zero is a violation.
+Every conjunction of every case is attacked from random points, many of them on faces of the box: what
+violates narrowly is often there. What is minimised is the greatest of the conjunction's rows: all of them
+at most zero is a violation.
 """
 
 from __future__ import annotations
@@ -25,19 +26,28 @@ def pgd(
     steps: int,
     seed: int,
     expired: Callable[[], bool],
+    regions: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of points (P, n) float64 with their case (P,), most promising first, each hit at most once.
 
-    ``points``: how many are moved at the same time, shared by all cases and conjunctions.
+    ``points``: how many are moved at the same time, shared by all cases and conjunctions. ``regions``:
+    boxes lower, upper (B, n) and their case (B,) to start in, half of the points; they may leave them.
     """
     generator = torch.Generator(device="cpu").manual_seed(seed)
     case, goal = _targets(spec, points, generator)
+    place = torch.rand((len(case), spec.lower.shape[1]), generator=generator, dtype=torch.float64)
+    on_face = torch.rand(place.shape, generator=generator) < 0.35
+    place = torch.where(on_face, place.round(), place).to(spec.lower.device)
+    inner = None
+    if regions is not None:
+        some = torch.randint(len(regions[2]), (len(case) // 2,), generator=generator).to(place.device)
+        case = torch.cat([regions[2][some], case[len(some) :]])
+        inner = regions[0][some] + place[: len(some)] * (regions[1][some] - regions[0][some])
     lower, upper = _finite(spec.lower[case], spec.upper[case])
     width = upper - lower
-    start = torch.rand(lower.shape, generator=generator, dtype=torch.float64)
-    corners = torch.rand(len(case), generator=generator) < 0.3
-    start = torch.where(corners.unsqueeze(1), start.round(), start).to(lower.device)
-    x = lower + start * width
+    x = lower + place * width
+    if inner is not None:
+        x = torch.cat([inner, x[len(inner) :]])
     done = torch.zeros(len(case), dtype=torch.bool, device=x.device)
     mine = spec.owner == goal.unsqueeze(1)
     for step in range(steps):

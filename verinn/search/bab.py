@@ -17,6 +17,7 @@ from verinn.search.helper import Helper
 from verinn.search.store import Domains, Store
 
 Try = Callable[[Tensor, Tensor], Witness | None]
+Attack = Callable[[Domains], Witness | None]
 
 
 @dataclass(frozen=True)
@@ -33,15 +34,18 @@ class Outcome:
 @dataclass(frozen=True)
 class Limits:
     """``batch``: domains at once. ``helper``: whether a second process may be started when it pays.
-    ``expired`` says when time is up."""
+    ``expired`` says when time is up. ``attack`` is called on open domains now and then."""
 
     batch: int
     helper: bool
     expired: Callable[[], bool]
+    attack: Attack | None = None
 
 
 #: a search that is over sooner needs no second process (seconds), nor does one with few domains
 _PATIENCE, _CROWD = 0.3, 64
+#: the share of the time of a search that goes into attacks
+_ATTACK_SHARE = 0.1
 
 
 def search(
@@ -68,6 +72,7 @@ class _Search:
         self.batch = limits.batch
         self.explored = self.closed = self.stuck = 0
         self.helper: Helper | None = None
+        self.attacked = 0.0  # seconds spent so far
         self.running: dict[Future[Explored], tuple[Domains, bool]] = {}
 
     def run(self) -> Outcome:
@@ -80,7 +85,7 @@ class _Search:
                 if self._worth_a_helper():
                     self.helper = Helper(self.task)
                     pool = ThreadPoolExecutor(2)
-                found = self._alone() if pool is None else self._together(pool)
+                found = self._attack() or (self._alone() if pool is None else self._together(pool))
                 if found is not None:
                     return self._outcome(Verdict.SAT, witness=found)
                 inside = sum(len(part) for part, _ in self.running.values())
@@ -103,6 +108,17 @@ class _Search:
             and len(self.store) >= _CROWD
             and Helper.possible()
         )
+
+    def _attack(self) -> Witness | None:
+        """An attack from open domains, whenever attacks have had less than their share of the time."""
+        now = time.monotonic()
+        if self.limits.attack is None or not len(self.store) or now - self.began < _PATIENCE:
+            return None
+        if self.attacked > _ATTACK_SHARE * (now - self.began):
+            return None
+        found = self.limits.attack(self.store.sample(512))
+        self.attacked += time.monotonic() - now
+        return found
 
     def _alone(self) -> Witness | None:
         """One batch, in this thread."""

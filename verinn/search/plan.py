@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -24,6 +24,7 @@ from verinn.search.bab import Limits, search
 from verinn.search.explore import Task
 from verinn.search.problem import Problem
 from verinn.search.spec import Spec, groups
+from verinn.search.store import Domains
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,7 @@ class _Run:
         self.plan = plan_of(self.facts, options)
         self.domains = 0
         self.replays = 0
+        self.attacks = 0
 
     def expired(self) -> bool:
         return self.options.deadline is not None and time.monotonic() >= self.options.deadline
@@ -169,25 +171,43 @@ class _Run:
         share = max(16, self.plan.points // len(specs))
         for number, spec in enumerate(specs):
             self._tell("attack", len(specs) - number, number, None)
-            for points, cases in pgd(program, spec, share, self.plan.steps, self.options.seed + number, self.expired):
-                for point, case in zip(points[:5], cases[:5], strict=True):
-                    witness = self._confirm(spec, point, case)
-                    if witness is not None:
-                        return witness
-            if self.expired():
-                return None
+            witness = self._replayed(spec, pgd(program, spec, share, self.plan.steps, self._seed(), self.expired))
+            if witness is not None or self.expired():
+                return witness
+        return None
+
+    def _attack_domains(self, program: Program, spec: Spec, domains: Domains) -> Witness | None:
+        """An attack that starts in open domains."""
+        points = max(16, self.plan.points // 2)
+        regions = domains.lower, domains.upper, domains.case
+        found = pgd(program, spec, points, self.plan.steps, self._seed(), self.expired, regions)
+        return self._replayed(spec, found)
+
+    def _seed(self) -> int:
+        """A new seed for each attack of a run."""
+        self.attacks += 1
+        return self.options.seed * 1_000_003 + self.attacks
+
+    def _replayed(self, spec: Spec, found: Iterator[tuple[Tensor, Tensor]]) -> Witness | None:
+        for points, cases in found:
+            for point, case in zip(points[:5], cases[:5], strict=True):
+                witness = self._confirm(spec, point, case)
+                if witness is not None:
+                    return witness
         return None
 
     def _search(self, specs: Sequence[Spec], device: torch.device) -> Result:
         dtype = torch.float64 if self.plan.dtype == "float64" else torch.float32
         program = Program.prepare(self.problem.graph, dtype, device)
+        attacker = Program.prepare(self.problem.graph, torch.float32, device)
         referee = program if dtype == torch.float64 else Program.prepare(self.problem.graph, torch.float64, device)
         left: list[str] = []
         for spec in specs:
             task = Task(
                 program, spec, neurons=self.plan.neurons, depth=self.plan.depth, budget=self.options.memory // 8
             )
-            limits = Limits(self.plan.batch, self.plan.helper, self.expired)
+            attack = partial(self._attack_domains, attacker, spec) if self.options.attack else None
+            limits = Limits(self.plan.batch, self.plan.helper, self.expired, attack)
             outcome = search(task, referee, limits, partial(self._confirm, spec), self._search_told)
             self.domains += outcome.domains
             if outcome.verdict is Verdict.SAT:

@@ -113,6 +113,10 @@ class Store:
         self._count -= len(result)
         return result
 
+    def sample(self, most: int) -> Domains:
+        """Some open domains: those that would be taken next. The store must not be empty."""
+        return self._parts[-1].part(0, most)
+
     def share(self) -> float:
         """How much of the whole search is still open, by the splits made so far."""
         return sum(float(part.share.sum()) for part in self._parts)
