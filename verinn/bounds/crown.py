@@ -327,7 +327,8 @@ class Backward:
         rows = max(
             (self._dense(hit[0], v.name).shape[1] for v, hit in found if hit is not None), default=self.c.shape[1]
         )
-        batch = max([hit[0].shape[0] for _, hit in found if hit and isinstance(hit[0], Tensor)] + [self.c.shape[0]])
+        sizes = [len(hit[0].index if isinstance(hit[0], OneHot) else hit[0]) for _, hit in found if hit]
+        batch = max([*sizes, self.c.shape[0]])
         for value, hit in found:
             if hit is None:
                 size = torch.Size(value.shape).numel()

@@ -50,7 +50,10 @@ def relax(
     unstable inputs of nonlinear steps by CROWN. ``budget``: bytes for one block of coefficients.
     """
     lows, highs = split_inputs(program, lower), split_inputs(program, upper)
-    relaxation = Relaxation(program, {name: (lows[name], highs[name]) for name in lows})
+    known = inherited or {}
+    ends = {name: (lows[name], highs[name]) for name in lows}
+    ends = {name: _meet(end, known[name]) if name in known else end for name, end in ends.items()}
+    relaxation = Relaxation(program, ends)
     wanted = targets(program) if refine else {}
     for step in program.steps:
         name = step.node.name

@@ -59,10 +59,8 @@ class Task:
 
     @property
     def kept(self) -> tuple[str, ...]:
-        """Values whose intervals are handed down: inputs of nonlinear steps that are no graph inputs."""
-        inputs = {value.name for value in self.program.graph.inputs}
-        names = [s.node.inputs[0] for s in self.program.steps if not s.affine]
-        return tuple(dict.fromkeys(name for name in names if name not in inputs))
+        """Values whose intervals are handed down: inputs of nonlinear steps."""
+        return tuple(dict.fromkeys(s.node.inputs[0] for s in self.program.steps if not s.affine))
 
     def root(self) -> Domains:
         """One domain for each case."""
