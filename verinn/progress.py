@@ -11,7 +11,8 @@ class Progress:
 
     ``phase``: one word, such as "attack" or "search". ``open``/``closed``: domains (parts of the input
     space) still to decide and already decided. ``worst``: the lowest margin that is still to be proved
-    positive, None before there is one. ``elapsed``: seconds since the run began.
+    positive, None before there is one. ``left``: the share of the search that the splits made so far
+    leave open, None before there is one. ``elapsed``: seconds since the run began.
     """
 
     phase: str
@@ -19,3 +20,4 @@ class Progress:
     closed: int = 0
     worst: float | None = None
     elapsed: float = 0.0
+    left: float | None = None

@@ -15,6 +15,8 @@ def progress_text(progress: Progress) -> str:
     parts = [progress.phase, f"{progress.open} open", f"{progress.closed} closed"]
     if progress.worst is not None:
         parts.append(f"worst {progress.worst:.4g}")
+    if progress.left is not None:
+        parts.append(f"{progress.left:.2%} left")
     parts.append(f"{progress.elapsed:.1f} s")
     return " · ".join(parts)
 

@@ -18,6 +18,7 @@ from verinn.search.store import Domains, Store
 
 Try = Callable[[Tensor, Tensor], Witness | None]
 Attack = Callable[[Domains], Witness | None]
+Tell = Callable[[int, int, float, float], None]  # open, closed, worst bound, share of the search still open
 
 
 @dataclass(frozen=True)
@@ -44,17 +45,16 @@ class Limits:
 
 #: a search that is over sooner needs no second process (seconds), nor does one with few domains
 _PATIENCE, _CROWD = 0.3, 64
+_LOOSE = "what could be kept of the query holds somewhere, but the whole query does not hold there"
 #: the share of the time of a search that goes into attacks
 _ATTACK_SHARE = 0.1
 
 
-def search(
-    task: Task, referee: Program, limits: Limits, attempt: Try, tell: Callable[[int, int, float], None]
-) -> Outcome:
+def search(task: Task, referee: Program, limits: Limits, attempt: Try, tell: Tell) -> Outcome:
     """Decide a group of cases.
 
     ``referee`` evaluates points in float64; ``attempt`` replays one and returns a witness or None;
-    ``tell`` hears of open and closed domains and the share of the search that is still open.
+    ``tell`` hears how it goes.
     `unsat` comes only from an empty store with nothing stuck, nothing lost and no exception.
     """
     return _Search(task, referee, limits, attempt, tell).run()
@@ -63,14 +63,13 @@ def search(
 class _Search:
     """One search: its store, its workers, and what it has counted."""
 
-    def __init__(
-        self, task: Task, referee: Program, limits: Limits, attempt: Try, tell: Callable[[int, int, float], None]
-    ):
+    def __init__(self, task: Task, referee: Program, limits: Limits, attempt: Try, tell: Tell):
         self.task, self.referee, self.limits, self.attempt, self.tell = task, referee, limits, attempt, tell
         self.began = time.monotonic()
         self.store = Store()
         self.batch = limits.batch
         self.explored = self.closed = self.stuck = 0
+        self.loose = False
         self.helper: Helper | None = None
         self.attacked = 0.0  # seconds spent so far
         self.running: dict[Future[Explored], tuple[Domains, bool]] = {}
@@ -89,7 +88,9 @@ class _Search:
                 if found is not None:
                     return self._outcome(Verdict.SAT, witness=found)
                 inside = sum(len(part) for part, _ in self.running.values())
-                self.tell(len(self.store) + inside, self.closed, self.store.share())
+                self.tell(len(self.store) + inside, self.closed, self.store.worst(), self.store.share())
+                if self.loose:
+                    return self._outcome(Verdict.UNKNOWN, reason=_LOOSE)
         finally:
             if self.helper is not None:
                 self.helper.close()
@@ -164,7 +165,25 @@ class _Search:
         self.stuck += explored.stuck
         if explored.children is not None:
             self.store.push(explored.children)
-        return _try_points(explored, self.task, self.referee, self.attempt)
+        return self._try_points(explored)
+
+    def _try_points(self, explored: Explored) -> Witness | None:
+        """Replays the points that violate by our own arithmetic, the clearest few first."""
+        if not len(explored.points):
+            return None
+        spec = self.task.spec
+        with torch.no_grad():
+            y = self.referee.flat(explored.points)
+            rows = spec.values(explored.cases, explored.points, y)
+        worst = torch.stack([rows[:, spec.owner == j].amax(1) for j in range(spec.conjunctions)], 1).amin(1)
+        order = worst.argsort()[:3]
+        for i in order[worst[order] <= 0].tolist():
+            witness = self.attempt(explored.points[i], explored.cases[i])
+            if witness is not None:
+                return witness
+        # constraints were left out: once the rest is violated for certain, no proof can come of this search
+        self.loose = not spec.exact and bool(worst[order[0]] < -1e-6)
+        return None
 
     def _outcome(self, verdict: Verdict, reason: str = "", witness: Witness | None = None) -> Outcome:
         return Outcome(verdict, witness, reason, self.explored, time.monotonic() - self.began)
@@ -179,20 +198,3 @@ def _guarded(task: Task, part: Domains) -> Explored:
 def _out_of_memory(error: BaseException) -> bool:
     text = str(error).lower()
     return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate" in text
-
-
-def _try_points(explored: Explored, task: Task, referee: Program, attempt: Try) -> Witness | None:
-    """Replays the points that violate by our own arithmetic, the clearest few first."""
-    if not len(explored.points):
-        return None
-    spec = task.spec
-    with torch.no_grad():
-        y = referee.flat(explored.points)
-        rows = spec.values(explored.cases, explored.points, y)
-    worst = torch.stack([rows[:, spec.owner == j].amax(1) for j in range(spec.conjunctions)], 1).amin(1)
-    order = worst.argsort()[:3]
-    for i in order[worst[order] <= 0].tolist():
-        witness = attempt(explored.points[i], explored.cases[i])
-        if witness is not None:
-            return witness
-    return None

@@ -53,10 +53,6 @@ class Task:
         sizes = [torch.Size(step.node.shape).numel() for step in self.relus]
         return tuple(accumulate(sizes, initial=0))
 
-    @cached_property
-    def all_relu(self) -> bool:
-        return all(step.affine or step.node.op == "relu" for step in self.program.steps)
-
     @property
     def kept(self) -> tuple[str, ...]:
         """Values whose intervals are handed down: inputs of nonlinear steps."""
@@ -290,8 +286,6 @@ def _choose_neurons(task: Task, domains: Domains, relaxation: Relaxation, costs:
     size = len(domains)
     best = torch.full((size,), -torch.inf, dtype=torch.float64, device=domains.case.device)
     chosen = torch.full((size, 2), -1, dtype=torch.int64, device=domains.case.device)
-    if not task.all_relu:
-        return chosen
     unstable = torch.zeros(size, dtype=torch.int64, device=domains.case.device)
     for number, step in enumerate(task.relus):
         assert isinstance(step.op, Elementwise)

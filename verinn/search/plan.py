@@ -228,12 +228,12 @@ class _Run:
         self.replays += 1
         return self.problem.confirm(x)
 
-    def _search_told(self, open_: int, closed: int, share: float) -> None:
-        self._tell("search", open_, closed, share)
+    def _search_told(self, open_: int, closed: int, worst: float, share: float) -> None:
+        self._tell("search", open_, closed, worst if math.isfinite(worst) else None, share)
 
-    def _tell(self, phase: str, open_: int, closed: int, worst: float | None) -> None:
+    def _tell(self, phase: str, open_: int, closed: int, worst: float | None, left: float | None = None) -> None:
         if self.progress is not None:
-            self.progress(Progress(phase, open_, closed, worst, time.monotonic() - self.began))
+            self.progress(Progress(phase, open_, closed, worst, time.monotonic() - self.began, left))
 
     def _result(self, verdict: Verdict, witness: Witness | None = None, reason: str = "") -> Result:
         if verdict is Verdict.UNKNOWN and self.problem.prop.limits and not reason:
