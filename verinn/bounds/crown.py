@@ -31,12 +31,14 @@ SHORT = 2048
 class LinearForm:
     """Rows A·x + c below what was asked, over the flattened inputs: a (D, R, n), c float64 (D, R).
 
-    ``debt``: the relative error (in units of u) that the entries of ``a`` still carry.
+    ``debt``: the relative error (in units of u) that the entries of ``a`` still carry. ``charged``: about
+    how much of c is the price of rounding (D|1, R|1); an estimate, nothing is proved by it.
     """
 
     a: Tensor
     c: Tensor
     debt: float = 0.0
+    charged: Tensor | None = None
 
     def minimum(self, lower: Tensor, upper: Tensor) -> Tensor:
         """Least value over boxes (D, n): float64 (D, R), rounded down."""
@@ -55,7 +57,7 @@ class LinearForm:
         size = torch.maximum(lower.abs(), upper.abs())
         n, dtype = lower.shape[-1], lower.dtype
         loss = dot(self.a.abs(), size) * (self.debt * unit(dtype) * sum_slack(dot_terms(n, dtype), dtype))
-        return LinearForm(self.a, self.c - self.c.abs() * 1e-15 - loss - tiny(dtype) * n)
+        return LinearForm(self.a, self.c - self.c.abs() * 1e-15 - loss - tiny(dtype) * n, 0.0, self.charged)
 
 
 def dot_terms(size: int, dtype: torch.dtype) -> int:
@@ -184,6 +186,7 @@ class Backward:
         self.dtype = self.program.dtype
         self.pending: dict[str, tuple[Tensor | OneHot, float]] = {}
         self.c: Tensor = torch.zeros((1, 1), dtype=torch.float64, device=self.program.device)
+        self.charged: Tensor = torch.zeros_like(self.c)
 
     def run(self, start: Mapping[str, Tensor | OneHot], c: Tensor | None = None) -> LinearForm:
         """``start``: coefficients (D|1, R, *shape) by value name; ``c``: float64 (D|1, R)."""
@@ -219,7 +222,8 @@ class Backward:
             rate = (
                 toll.rate if debt == 0 else toll.rate + (2 * debt * unit(self.dtype)) * self.relaxation.size(node.name)
             )
-            self.c = self.c - dot(a.abs(), rate) - toll.base
+            charge = dot(a.abs(), rate) + toll.base
+            self.c, self.charged = self.c - charge, self.charged + charge
             debt = 0.0
         if b is not None:
             self.c = self.c + dot(a, b.expand(1, *node.shape))
@@ -337,7 +341,9 @@ class Backward:
             worst = max(worst, hit[1])
             dense = self._dense(hit[0], value.name).flatten(2)
             parts.append(dense.expand(batch, *dense.shape[1:]))
-        return LinearForm(torch.cat(parts, 2) if len(parts) > 1 else parts[0], self.c.expand(batch, rows), worst)
+        return LinearForm(
+            torch.cat(parts, 2) if len(parts) > 1 else parts[0], self.c.expand(batch, rows), worst, self.charged
+        )
 
 
 def _pick(v: Tensor, index: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from verinn.ops.program import Program
 from verinn.result import Verdict, Witness
 from verinn.search.explore import Explored, Task, explore
 from verinn.search.helper import Helper
@@ -50,21 +49,21 @@ _LOOSE = "what could be kept of the query holds somewhere, but the whole query d
 _ATTACK_SHARE = 0.1
 
 
-def search(task: Task, referee: Program, limits: Limits, attempt: Try, tell: Tell) -> Outcome:
+def search(task: Task, limits: Limits, attempt: Try, tell: Tell) -> Outcome:
     """Decide a group of cases.
 
-    ``referee`` evaluates points in float64; ``attempt`` replays one and returns a witness or None;
+    ``attempt`` replays a point and returns a witness or None;
     ``tell`` hears how it goes.
     `unsat` comes only from an empty store with nothing stuck, nothing lost and no exception.
     """
-    return _Search(task, referee, limits, attempt, tell).run()
+    return _Search(task, limits, attempt, tell).run()
 
 
 class _Search:
     """One search: its store, its workers, and what it has counted."""
 
-    def __init__(self, task: Task, referee: Program, limits: Limits, attempt: Try, tell: Tell):
-        self.task, self.referee, self.limits, self.attempt, self.tell = task, referee, limits, attempt, tell
+    def __init__(self, task: Task, limits: Limits, attempt: Try, tell: Tell):
+        self.task, self.limits, self.attempt, self.tell = task, limits, attempt, tell
         self.began = time.monotonic()
         self.store = Store()
         self.batch = limits.batch
@@ -173,7 +172,7 @@ class _Search:
             return None
         spec = self.task.spec
         with torch.no_grad():
-            y = self.referee.flat(explored.points)
+            y = self.task.referee.flat(explored.points)
             rows = spec.values(explored.cases, explored.points, y)
         worst = torch.stack([rows[:, spec.owner == j].amax(1) for j in range(spec.conjunctions)], 1).amin(1)
         order = worst.argsort()[:3]

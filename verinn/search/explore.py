@@ -33,11 +33,14 @@ class Task:
     """What a search works on. A domain is split on a ReLU where at most ``neurons`` of them are unstable,
     and anyhow after ``depth`` splits: halving boxes gets trapped in thin ones along a neuron's boundary.
 
-    ``polytope_inputs``: up to so many inputs are rows weighed against each other.
+    ``referee`` is the same network in float64: where only the price of rounding keeps a domain open, and
+    the search runs in float32, it is bounded again by it. ``polytope_inputs``: up to so many inputs are
+    rows weighed against each other. ``budget``: bytes for one block of coefficients.
     """
 
     program: Program
     spec: Spec
+    referee: Program
     neurons: int = 60
     depth: int = 12
     polytope_inputs: int = 32
@@ -52,6 +55,11 @@ class Task:
         """The number of the first neuron of each ReLU step, and at the end the count of all."""
         sizes = [torch.Size(step.node.shape).numel() for step in self.relus]
         return tuple(accumulate(sizes, initial=0))
+
+    @cached_property
+    def careful(self) -> Task | None:
+        """The same task in float64, where the search itself is not."""
+        return None if self.program is self.referee else replace(self, program=self.referee)
 
     @property
     def kept(self) -> tuple[str, ...]:
@@ -104,6 +112,7 @@ class _Bounded:
     relaxation: Relaxation
     a: Tensor
     c: Tensor
+    charged: Tensor
     costs: dict[str, Tensor]
     cutter: SplitRows
 
@@ -122,7 +131,9 @@ def bound(task: Task, domains: Domains) -> _Bounded:
     form = bound_spec(task, relaxation, domains.case, costs).exact(lower, upper)
     size = len(domains)
     a = form.a.double().expand(size, *form.a.shape[1:])
-    return _Bounded(relaxation, a, form.c.expand(size, -1), costs, cutter)
+    c = form.c.expand(size, -1)
+    charged = torch.zeros_like(c) if form.charged is None else form.charged.expand_as(c)
+    return _Bounded(relaxation, a, c, charged, costs, cutter)
 
 
 def bound_spec(task: Task, relaxation: Relaxation, case: Tensor, record: dict[str, Tensor] | None = None) -> LinearForm:
@@ -177,6 +188,8 @@ def explore(task: Task, domains: Domains) -> Explored:
     """Bounds a batch of domains and splits those that stay open."""
     bounded = bound(task, domains)
     still, lower, upper, worst = refute(task, domains, bounded)
+    if task.careful is not None:
+        still = still & _refereed(task.careful, domains, bounded, still)
     live = still.any(1)
     count = int(live.sum())
     closed = len(domains) - count
@@ -201,6 +214,18 @@ def explore(task: Task, domains: Domains) -> Explored:
     points = _points(left, bounded.a[live], weights)
     children, stuck = _branch(task, left, relaxation, bounded.a[live], weights, costs)
     return Explored(children, closed, points, left.case.repeat(2), stuck, float(left.worst.min()))
+
+
+def _refereed(careful: Task, domains: Domains, bounded: _Bounded, still: Tensor) -> Tensor:
+    """What stays open (D, J) when domains are bounded in float64 that rounding alone may keep open."""
+    rows = least(bounded.a, bounded.c, domains.lower, domains.upper) + 3 * bounded.charged
+    near = (still.any(1) & ((_best_by_owner(rows, careful.spec) > 0) | ~still).all(1)).nonzero().squeeze(1)
+    result = torch.ones_like(still)
+    if len(near):
+        known = {name: (low.double(), high.double()) for name, (low, high) in domains.known.items()}
+        some = replace(domains, known=known).select(near)
+        result[near] = refute(careful, some, bound(careful, some))[0]
+    return result
 
 
 def refute(task: Task, domains: Domains, bounded: _Bounded) -> tuple[Tensor, Tensor, Tensor, Tensor]:

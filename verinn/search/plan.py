@@ -204,11 +204,16 @@ class _Run:
         left: list[str] = []
         for spec in specs:
             task = Task(
-                program, spec, neurons=self.plan.neurons, depth=self.plan.depth, budget=self.options.memory // 8
+                program,
+                spec,
+                referee,
+                neurons=self.plan.neurons,
+                depth=self.plan.depth,
+                budget=self.options.memory // 8,
             )
             attack = partial(self._attack_domains, attacker, spec) if self.options.attack else None
             limits = Limits(self.plan.batch, self.plan.helper, self.expired, attack)
-            outcome = search(task, referee, limits, partial(self._confirm, spec), self._search_told)
+            outcome = search(task, limits, partial(self._confirm, spec), self._search_told)
             self.domains += outcome.domains
             if outcome.verdict is Verdict.SAT:
                 return self._result(Verdict.SAT, outcome.witness)
