@@ -79,7 +79,10 @@ def somewhere(generator: random.Random) -> Pick:
 
 def run(graph: Graph, inputs: Sequence[np.ndarray], pick: Pick = as_held) -> dict[str, np.ndarray]:
     """Every value of the graph for object arrays of Fractions."""
-    values = {value.name: x.reshape(value.shape) for value, x in zip(graph.inputs, inputs, strict=True)}
+    values = {
+        value.name: np.asarray(x, dtype=object).reshape(value.shape)
+        for value, x in zip(graph.inputs, inputs, strict=True)
+    }
     for node in graph.nodes:
         params = {name: pick(const) for name, const in node.params.items()}
         values[node.name] = apply(node, [values[name] for name in node.inputs], params)
