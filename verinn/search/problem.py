@@ -114,16 +114,21 @@ def _boxes(prop: Property, query: Query, name: str) -> Sequence[tuple[np.ndarray
 
 
 def _join(query: Query, parts: Mapping[str, Graph]) -> Graph:
-    """All networks side by side, values prefixed by the network's name; outputs in the order of y."""
+    """All networks side by side, values prefixed by the network's name; outputs in the order of y.
+
+    Numbers (rank 0) become vectors of one element, so that every value has an axis.
+    """
     inputs: list[Input] = []
     nodes: list[Node] = []
     outputs: list[Output] = []
     for network in query.networks:
         graph = parts[network.name]
-        inputs.extend(replace(value, name=f"{network.name}/{value.name}") for value in graph.inputs)
+        inputs.extend(
+            replace(value, name=f"{network.name}/{value.name}", shape=value.shape or (1,)) for value in graph.inputs
+        )
         for node in graph.nodes:
             sources = tuple(f"{network.name}/{source}" for source in node.inputs)
-            nodes.append(replace(node, name=f"{network.name}/{node.name}", inputs=sources))
+            nodes.append(replace(node, name=f"{network.name}/{node.name}", inputs=sources, shape=node.shape or (1,)))
         renamed = [replace(o, value=f"{network.name}/{o.value}") for o in graph.outputs]
         count = sum(variable.kind is Kind.HIDDEN for variable in network.variables)
         outputs.extend(_ordered_hidden(network, renamed) + renamed[: len(renamed) - count])
