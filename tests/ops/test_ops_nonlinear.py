@@ -114,6 +114,20 @@ def test_straight_lines_hold_exactly(op: str, dtype: torch.dtype) -> None:
     assert straight_violations(op, dtype) == []
 
 
+@pytest.mark.parametrize("alpha", [1 + 2**-23 + 2**-24 - 2**-50, (1 + 2**-22 + 2**-24 - 2**-40) / 8, 0.1])
+def test_a_slope_that_no_float32_is(alpha: float) -> None:
+    """Rounding of the slope and of the product may add up to more than one unit in the last place."""
+    handle, node = OPS["leaky_relu"], Node("y", "leaky_relu", ("x",), (1,), frozen({"alpha": alpha}))
+    assert isinstance(handle, Elementwise)
+    x = -torch.linspace(1, 2, 3001)
+    low, high = handle.interval(node, x, x)
+    s, t, s2, t2 = columns(handle.lines(node, x, x), x)
+    for k, v in enumerate(x.tolist()):
+        y = Fraction(v) * Fraction(alpha)
+        assert float(low[k]) <= y <= float(high[k])
+        assert s[k] * Fraction(v) + t[k] <= y <= s2[k] * Fraction(v) + t2[k]
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("op", ["relu", "leaky_relu", "clip"])
 def test_without_rounding_straight_lines_are_caught(

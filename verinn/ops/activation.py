@@ -53,7 +53,7 @@ class PiecewiseLinear(Elementwise):
     def interval(self, node: Node, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         values = torch.stack([self.apply(node, p) for p in self._points(node, lower, upper)])
         low, high = values.amin(0), values.amax(0)
-        return low - ulps(low, 1), high + ulps(high, 1)
+        return low - ulps(low, 2), high + ulps(high, 2)  # an inexact slope, a product, this sum
 
     def loose(self, node: Node, lower: Tensor, upper: Tensor) -> Tensor:
         inside = [(lower < kink) & (upper > kink) for kink in self.kinks(node)]
