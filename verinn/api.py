@@ -102,9 +102,8 @@ def _unstable(problem: Problem) -> int | None:
     if not bool((lower.isfinite() & upper.isfinite()).all()):
         return None
     with torch.no_grad():
-        relaxation = relax(
-            program, lower, upper, refine=torch.Size(program.shapes[program.steps[-1].node.name]).numel() < 4096
-        )
+        last = torch.Size(program.shapes[program.steps[-1].node.name]).numel() if program.steps else 0
+        relaxation = relax(program, lower, upper, refine=last < 4096)
     count = 0
     for step in program.steps:
         if isinstance(step.op, Elementwise):
