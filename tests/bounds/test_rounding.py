@@ -15,7 +15,7 @@ from exact_graph import Build, exact
 from mutants import MUTANTS, Patch
 
 from verinn.bounds.domain import bound_rows, relax
-from verinn.bounds.rounding import cast_down, cast_up, centre, gamma, outward, sum_slack, unit
+from verinn.bounds.rounding import cast_down, cast_up, centre, exact_kernels, gamma, outward, sum_slack, unit
 from verinn.ir.graph import Graph
 from verinn.ops.program import Program
 
@@ -152,3 +152,18 @@ def test_boxes_of_every_kind_are_tried() -> None:
     assert all(
         float(low) <= float(x) <= float(high) for low, x, high in zip(lower[0], corners[3], upper[0], strict=True)
     )
+
+
+@pytest.mark.parametrize("wanted", ["highest", "high", "medium"])
+def test_only_kernels_that_the_model_covers(wanted: str) -> None:
+    """Whatever the program around us asked for; and that is put back."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(wanted)
+    try:
+        with exact_kernels():
+            assert torch.get_float32_matmul_precision() == "highest"
+            assert not torch.backends.cuda.matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32
+            assert not torch.backends.cudnn.enabled
+        assert torch.get_float32_matmul_precision() == wanted
+    finally:
+        torch.set_float32_matmul_precision(before)

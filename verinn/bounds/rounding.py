@@ -65,11 +65,18 @@ def centre(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
 
 @contextlib.contextmanager
 def exact_kernels() -> Iterator[None]:
-    """Only kernels that the standard model covers: no TF32, no cuDNN (it may pick Winograd or FFT)."""
-    matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    """Only kernels that the standard model covers: no TF32 or bfloat16 products, no cuDNN and no NNPACK
+    (they may pick Winograd or FFT)."""
     try:
-        with torch.backends.cudnn.flags(enabled=False, allow_tf32=False):
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:  # set for CUDA alone by the older switch
+        before = "high" if torch.backends.cuda.matmul.allow_tf32 else "highest"
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with (
+            torch.backends.cudnn.flags(enabled=False, allow_tf32=False),
+            torch.backends.nnpack.flags(enabled=False),
+        ):
             yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn
+        torch.set_float32_matmul_precision(before)

@@ -121,5 +121,6 @@ def _cuts(cases: Sequence[Case]) -> tuple[Tensor, Tensor]:
     for s, case in enumerate(cases):
         if case.input_rows.x_error is not None:
             reach = np.maximum(abs(case.lower), abs(case.upper))
-            c[s] -= np.nan_to_num((case.input_rows.x_error.dense() * reach).sum(-1) * (1 + 1e-12), nan=np.inf)
+            cost = np.nan_to_num((case.input_rows.x_error.dense() * reach).sum(-1) * (1 + 1e-12), nan=np.inf)
+            c[s] = np.nextafter(c[s] - cost, -np.inf)
     return torch.from_numpy(a), torch.from_numpy(c)
