@@ -23,7 +23,7 @@ from verinn.ops.base import Affine, Elementwise, Lines
 from verinn.ops.pool import MaxPool
 from verinn.ops.program import Program, Step
 
-#: up to this many terms a dot product is left to the kernel; longer ones are summed in float64
+#: up to this many terms a dot product is left to the kernel; pieces of longer ones are added in float64
 SHORT = 2048
 
 
@@ -69,7 +69,8 @@ def dot(a: Tensor, v: Tensor) -> Tensor:
     """Σ a·v over all but the first two axes of a (D|1, R, …) and the first of v (D|1, …): float64 (D, R)."""
     a, v = a.flatten(2), v.flatten(1)
     if v.shape[-1] > SHORT:
-        return (a * v.unsqueeze(1)).sum(-1, dtype=torch.float64)
+        pieces = zip(a.split(SHORT, -1), v.split(SHORT, -1), strict=True)
+        return torch.stack([dot(part, weights) for part, weights in pieces]).sum(0)
     if a.shape[0] == 1:
         return (v @ a[0].T).double()
     if v.shape[0] == 1:

@@ -73,11 +73,12 @@ def relax(
 def targets(program: Program) -> dict[str, Step]:
     """Values worth refining, with the nonlinear step that reads them.
 
-    Not those that one affine step makes of the inputs: there the interval is exact already.
+    Not those that one affine step makes of the inputs, nor those that an elementwise step makes: there
+    the interval is as good already.
     """
     depth = {value.name: 0 for value in program.graph.inputs}
     found = {}
-    makers = {step.node.name for step in program.steps}
+    makers = {step.node.name for step in program.steps if not isinstance(step.op, Elementwise)}
     for step in program.steps:
         below = max((depth[name] for name in step.node.inputs), default=0)
         if isinstance(step.op, Affine):
@@ -127,9 +128,7 @@ def _narrow(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _loose(reader: Step, low: Tensor, high: Tensor) -> Tensor:
-    if isinstance(reader.op, MaxPool):
-        return torch.ones_like(low, dtype=torch.bool)
-    assert isinstance(reader.op, Elementwise)
+    assert isinstance(reader.op, Elementwise | MaxPool)
     return reader.op.loose(reader.node, low, high)
 
 

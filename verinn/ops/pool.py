@@ -45,6 +45,16 @@ class MaxPool:
         others = high.scatter(-1, best.unsqueeze(-1), -math.inf).amax(-1)
         return best, value >= others, high.amax(-1)
 
+    def loose(self, node: Node, lower: Tensor, upper: Tensor) -> Tensor:
+        """Which entries of x may be the greatest of a window where more than one may: (B, N, C, *S) bool."""
+        low, high = self.windows(node, lower, -math.inf), self.windows(node, upper, -math.inf)
+        rival = (high > low.amax(-1, keepdim=True)) | (low == low.amax(-1, keepdim=True))
+        rival &= rival.sum(-1, keepdim=True) > 1
+        with torch.enable_grad():
+            x = torch.zeros_like(lower, requires_grad=True)
+            windows = self.windows(node, x, 0.0)
+        return torch.autograd.grad(windows, x, rival.to(x.dtype))[0] > 0
+
     def place(self, node: Node, pick: Tensor, a: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Coefficients a (B, N, C, *out) moved to the picked entry of each window: (B, N, C, *S)."""
         with torch.enable_grad():

@@ -37,6 +37,7 @@ class Facts:
     neurons: int  # elements of nonlinear steps
     relus: int
     widest: int  # elements of the largest value
+    elements: int  # of all values
     products: int  # multiplications of one evaluation
     cases: int
     conjunctions: int
@@ -71,6 +72,7 @@ def facts_of(problem: Problem) -> Facts:
         neurons=sum(math.prod(node.shape) for node in nonlinear),
         relus=sum(math.prod(node.shape) for node in nonlinear if node.op == "relu"),
         widest=max(math.prod(shape) for shape in program_shapes.values()),
+        elements=sum(math.prod(shape) for shape in program_shapes.values()),
         products=_products(problem),
         cases=len(cases),
         conjunctions=sum(len(case.conjunctions) for case in some),
@@ -96,12 +98,13 @@ def plan_of(facts: Facts, options: Options) -> Plan:
     device = _device(options.device)
     cores = options.threads or min(2, torch.get_num_threads())
     small = facts.products <= 2_000_000 and device == "cpu"
+    work = facts.products + 30 * facts.elements  # of one evaluation; an element costs memory traffic too
     per_domain = 8 * facts.widest * max(8, min(facts.widest, 128)) * 6
     fit = max(1, options.memory // per_domain)
     return Plan(
         device=device,
         dtype="float64" if small else "float32",
-        points=int(min(4096, max(16, 40_000_000_000 // (facts.products * 40 * 3)))),
+        points=int(min(4096, max(16, 20_000_000_000 // (work * 40 * 3)))),
         steps=40,
         batch=int(min(512 if device == "cpu" else 8192, fit)),
         helper=small and cores > 1,
