@@ -163,19 +163,25 @@ def test_the_helper_changes_no_verdict(
         assert run(tmp_path, layers, at).verdict is verdict
 
 
-def test_an_exception_in_the_helper_is_no_verdict(
-    instance: tuple[Layers, float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("error", [RuntimeError("in the helper"), EOFError("it died"), BrokenPipeError(32, "it died")])
+def test_a_search_goes_on_without_a_helper_that_fails(
+    error: Exception, instance: tuple[Layers, float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    calls: list[int] = []
+
     def broken(self: object, domains: Domains) -> Explored:
-        raise RuntimeError("in the helper")
+        calls.append(len(domains))
+        raise error
 
     made = plan.plan_of
     monkeypatch.setattr(plan, "plan_of", lambda facts, options: replace(made(facts, options), helper=True))
     monkeypatch.setattr(bab, "_PATIENCE", 0.0)
     monkeypatch.setattr(bab, "_CROWD", 1)
     monkeypatch.setattr(bab.Helper, "explore", broken)
-    with pytest.raises(RuntimeError, match="in the helper"):
-        run(tmp_path, *instance)
+    layers, level = instance
+    for verdict, at in ((Verdict.UNSAT, level), (Verdict.SAT, level - 0.25)):
+        assert run(tmp_path, layers, at).verdict is verdict
+    assert calls, "the helper was never asked: the test shows nothing"
 
 
 def test_a_store_loses_nothing() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -134,15 +134,19 @@ class _Search:
         """Batches for whoever is idle; waits for the first to be done."""
         assert self.helper is not None
         busy = {remote for _, remote in self.running.values()}
-        for remote in (False, True):
+        for remote in (False, True) if self.limits.helper else (False,):
             if remote not in busy and len(self.store):
                 part = self.store.pop(min(self.batch, max(16, len(self.store) // 2)))
                 job = pool.submit(self.helper.explore, part) if remote else pool.submit(_guarded, self.task, part)
                 self.running[job] = part, remote
         ready, _ = wait(self.running, timeout=0.2, return_when=FIRST_COMPLETED)
         for future in ready:
-            part, _ = self.running.pop(future)
+            part, remote = self.running.pop(future)
             error = future.exception()
+            if error is not None and remote:  # whatever it was: a true defect will show in this process, too
+                self._dismiss()
+                self.store.push(part)
+                continue
             if error is not None:
                 self._shrink(error, part)
                 continue
@@ -150,6 +154,12 @@ class _Search:
             if found is not None:
                 return found
         return None
+
+    def _dismiss(self) -> None:
+        """Go on without the helper, and without another."""
+        assert self.helper is not None
+        self.helper.close()
+        self.limits = replace(self.limits, helper=False)
 
     def _shrink(self, error: BaseException, part: Domains) -> None:
         """Put a batch back that ran out of memory; raise anything else."""

@@ -219,13 +219,24 @@ def explore(task: Task, domains: Domains) -> Explored:
 def _refereed(careful: Task, domains: Domains, bounded: _Bounded, still: Tensor) -> Tensor:
     """What stays open (D, J) when domains are bounded in float64 that rounding alone may keep open."""
     rows = least(bounded.a, bounded.c, domains.lower, domains.upper) + 3 * bounded.charged
-    near = (still.any(1) & ((_best_by_owner(rows, careful.spec) > 0) | ~still).all(1)).nonzero().squeeze(1)
+    near = ((_best_by_owner(rows, careful.spec) > 0) | ~still).all(1) | _settled(careful, bounded.relaxation)
+    near = (near & still.any(1)).nonzero().squeeze(1)
     result = torch.ones_like(still)
     if len(near):
         known = {name: (low.double(), high.double()) for name, (low, high) in domains.known.items()}
         some = replace(domains, known=known).select(near)
         result[near] = refute(careful, some, bound(careful, some))[0]
     return result
+
+
+def _settled(task: Task, relaxation: Relaxation) -> Tensor:
+    """Domains (D,) in which no ReLU is unstable: nothing but rounding, or a true violation, keeps them open."""
+    settled = torch.ones(len(relaxation.intervals[task.program.graph.inputs[0].name][0]), dtype=torch.bool)
+    settled = settled.to(task.program.device)
+    for step in task.relus:
+        assert isinstance(step.op, Elementwise)
+        settled &= ~step.op.loose(step.node, *relaxation.intervals[step.node.inputs[0]]).flatten(1).any(1)
+    return settled
 
 
 def refute(task: Task, domains: Domains, bounded: _Bounded) -> tuple[Tensor, Tensor, Tensor, Tensor]:

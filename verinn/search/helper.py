@@ -6,6 +6,7 @@ domains go in, what was explored comes back. When the pipe closes it ends.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import signal
@@ -23,17 +24,20 @@ class Helper:
     """A forked process for one task. ``explore`` blocks without holding the interpreter, so call it in a thread."""
 
     def __init__(self, task: Task):
-        to_child, self._to_child = os.pipe()
-        self._from_child, from_child = os.pipe()
+        to_child, to_close = os.pipe()
+        from_close, from_child = os.pipe()
         sys.stdout.flush()
         sys.stderr.flush()
         self._pid = os.fork()
         if self._pid == 0:
-            os.close(self._to_child)
-            os.close(self._from_child)
+            os.close(to_close)
+            os.close(from_close)
             _serve(task, to_child, from_child)
         os.close(to_child)
         os.close(from_child)
+        # files close themselves when nobody holds them: a thread may still be reading when the search ends
+        self._target = os.fdopen(to_close, "wb", buffering=0)
+        self._source = os.fdopen(from_close, "rb", buffering=0)
 
     @staticmethod
     def possible() -> bool:
@@ -41,9 +45,9 @@ class Helper:
         return hasattr(os, "fork") and sys.platform.startswith("linux")
 
     def explore(self, domains: Domains) -> Explored:
-        """What ``search.explore.explore`` returns, or its exception. EOFError when the process died."""
-        _send(self._to_child, domains)
-        answer = _receive(self._from_child)
+        """What ``search.explore.explore`` returns, or its exception. EOFError or OSError when the process died."""
+        _send(self._target.fileno(), domains)
+        answer = _receive(self._source.fileno())
         if isinstance(answer, BaseException):
             raise answer
         assert isinstance(answer, Explored)
@@ -51,13 +55,11 @@ class Helper:
 
     def close(self) -> None:
         """End the process, also in the middle of its work."""
-        os.close(self._to_child)
-        os.close(self._from_child)
-        try:
-            os.kill(self._pid, signal.SIGKILL)
-            os.waitpid(self._pid, 0)
-        except (ProcessLookupError, ChildProcessError):
-            pass
+        pid, self._pid = self._pid, 0  # once it was waited for, its number may be another's
+        if pid:
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
 
 
 def _serve(task: Task, source: int, target: int) -> None:

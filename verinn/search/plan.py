@@ -141,6 +141,7 @@ class _Run:
         self.domains = 0
         self.replays = 0
         self.attacks = 0
+        self.notes: list[str] = []
 
     def expired(self) -> bool:
         return self.options.deadline is not None and time.monotonic() >= self.options.deadline
@@ -234,7 +235,17 @@ class _Run:
         x = point.detach().cpu().numpy().astype(np.float32)
         x = np.minimum(np.maximum(x, owner.witness_lower), owner.witness_upper)
         self.replays += 1
-        return self.problem.confirm(x)
+        witness = self.problem.confirm(x)
+        if witness is not None and not self._real(spec, case, x):
+            self.notes.append("by the network's exact function the witness lies on the other side: rounding decides")
+        return witness
+
+    def _real(self, spec: Spec, case: Tensor, x: np.ndarray) -> bool:
+        """Whether a replayed witness also violates as far as float64 tells, not by ONNX Runtime's rounding alone."""
+        point = torch.from_numpy(x.astype(np.float64)).unsqueeze(0)
+        y = Program.prepare(self.problem.graph, torch.float64).flat(point)
+        rows = spec.to(torch.device("cpu")).values(case.cpu().reshape(1), point, y)[0]
+        return any(bool((rows[spec.owner.cpu() == j] <= 0).all()) for j in range(spec.conjunctions))
 
     def _search_told(self, open_: int, closed: int, worst: float, share: float) -> None:
         self._tell("search", open_, closed, worst if math.isfinite(worst) else None, share)
@@ -249,4 +260,4 @@ class _Run:
         seconds = time.monotonic() - self.began
         statistics: Mapping[str, Any] = {"domains": self.domains, "replays": self.replays, "seconds": seconds}
         plan = {"facts": asdict(self.facts), "plan": asdict(self.plan)}
-        return Result(verdict, witness, reason, statistics, plan, self.problem.warnings, seconds)
+        return Result(verdict, witness, reason, statistics, plan, (*self.problem.warnings, *self.notes), seconds)
