@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import onnx
 import torch
 
 from verinn.io.onnx_reader import load_model, read_graph
@@ -18,7 +17,7 @@ from verinn.options import Options
 from verinn.passes.simplify import simplify
 from verinn.progress import Progress
 from verinn.result import Result
-from verinn.search.plan import facts_of, plan_of, solve
+from verinn.search.plan import NONLINEAR, facts_of, plan_of, solve
 from verinn.search.problem import Problem, Source, build
 
 DEFAULTS = Options()
@@ -61,9 +60,7 @@ def describe(model: Source, prop: str | Path | Query | None = None, options: Opt
     loaded = load_model(model)
     graph = simplify(read_graph(loaded))
     shapes = graph.shapes()
-    nonlinear = [
-        node for node in graph.nodes if node.op in ("relu", "leaky_relu", "clip", "abs", "sigmoid", "tanh", "max_pool")
-    ]
+    nonlinear = [node for node in graph.nodes if node.op in NONLINEAR]
     parameters = sum(param.value.size for node in graph.nodes for param in node.params.values())
     basic: dict[str, Any] = {
         "inputs": tuple((value.name, value.shape, value.dtype) for value in graph.inputs),
@@ -111,4 +108,4 @@ def _unstable(problem: Problem) -> int | None:
     return count
 
 
-__all__ = ["DEFAULTS", "Description", "Options", "describe", "onnx", "verify"]
+__all__ = ["DEFAULTS", "Description", "Options", "describe", "verify"]

@@ -7,7 +7,7 @@ values, their magnitudes |W|, and a bound E on how far the values are from the e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -89,6 +89,3 @@ def ulps(x: Tensor, count: float) -> Tensor:
     """``count`` units in the last place of x, rounded up, never less than the smallest normal."""
     info = torch.finfo(x.dtype)
     return x.abs() * (count * info.eps) + info.tiny
-
-
-Evaluate = Callable[[Node, Sequence[Tensor], Params], Tensor]

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from verinn.ir.graph import Node
-from verinn.ops.base import ulps
 from verinn.ops.shape import torch_pads
 
 
@@ -66,6 +65,3 @@ class MaxPool:
     def terms(self, node: Node) -> int:
         """How many windows one input may belong to: terms summed by ``place``."""
         return math.prod(node.attrs["kernel"])
-
-    def ceiling(self, high: Tensor) -> Tensor:
-        return high + ulps(high, 0)

@@ -22,7 +22,7 @@ Tell = Callable[[int, int, float, float], None]  # open, closed, worst bound, sh
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a search ended. ``stuck``: open domains too small to split, which make `unsat` impossible."""
+    """How a search ended: the verdict on its cases, and the reason of one that decides nothing."""
 
     verdict: Verdict
     witness: Witness | None = None

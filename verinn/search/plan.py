@@ -27,6 +27,10 @@ from verinn.search.spec import Spec, groups
 from verinn.search.store import Domains
 
 
+#: operators whose elements count as neurons
+NONLINEAR = frozenset({"relu", "leaky_relu", "clip", "abs", "sigmoid", "tanh", "max_pool"})
+
+
 @dataclass(frozen=True)
 class Facts:
     """What a plan looks at."""
@@ -63,7 +67,7 @@ def facts_of(problem: Problem) -> Facts:
     """The facts of a problem; linear in its size."""
     graph, cases = problem.graph, problem.prop.cases
     program_shapes = graph.shapes()
-    nonlinear = [node for node in graph.nodes if node.op in _NONLINEAR]
+    nonlinear = [node for node in graph.nodes if node.op in NONLINEAR]
     some = [cases[i] for i in range(min(len(cases), 64))]
     return Facts(
         inputs=problem.prop.n,
@@ -78,9 +82,6 @@ def facts_of(problem: Problem) -> Facts:
         conjunctions=sum(len(case.conjunctions) for case in some),
         rows=max((sum(map(len, case.conjunctions)) for case in some), default=0),
     )
-
-
-_NONLINEAR = {"relu", "leaky_relu", "clip", "abs", "sigmoid", "tanh", "max_pool"}
 
 
 def _products(problem: Problem) -> int:
