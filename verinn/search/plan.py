@@ -26,7 +26,6 @@ from verinn.search.problem import Problem
 from verinn.search.spec import Spec, groups
 from verinn.search.store import Domains
 
-
 #: operators whose elements count as neurons
 NONLINEAR = frozenset({"relu", "leaky_relu", "clip", "abs", "sigmoid", "tanh", "max_pool"})
 
