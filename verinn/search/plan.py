@@ -110,7 +110,7 @@ def plan_of(facts: Facts, options: Options) -> Plan:
         helper=small and cores > 1,
         threads=1 if small else cores,
         neurons=60 if facts.free_inputs <= 32 else 1 << 30,
-        depth=min(12, max(6, round(2.4 * facts.free_inputs))),
+        depth=max(6, round(2.4 * facts.free_inputs)),
     )
 
 
