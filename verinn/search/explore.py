@@ -9,85 +9,21 @@ is unstable all rows are exact, and so is the answer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import accumulate
 
 import torch
 from torch import Tensor
 
-from verinn.bounds.crown import Backward, LinearForm, OneHot, Relaxation, dot
+from verinn.bounds.crown import LinearForm, Relaxation, dot
 from verinn.bounds.domain import bound_rows, relax, split_inputs
 from verinn.bounds.region import Region, clip, least, separate
 from verinn.bounds.rounding import cast_down, cast_up, sum_slack
 from verinn.ops.base import Elementwise
-from verinn.ops.program import Program, Step
+from verinn.search.branch import branch
 from verinn.search.cuts import SplitRows
 from verinn.search.spec import Spec
-from verinn.search.store import Domains, join
-
-
-@dataclass(frozen=True, eq=False)
-class Task:
-    """What a search works on. A domain is split on a ReLU where at most ``neurons`` of them are unstable,
-    and anyhow after ``depth`` splits: halving boxes gets trapped in thin ones along a neuron's boundary.
-
-    ``referee`` is the same network in float64: where only the price of rounding keeps a domain open, and
-    the search runs in float32, it is bounded again by it. ``polytope_inputs``: up to so many inputs are
-    rows weighed against each other. ``budget``: bytes for one block of coefficients.
-    """
-
-    program: Program
-    spec: Spec
-    referee: Program
-    neurons: int = 60
-    depth: int = 12
-    polytope_inputs: int = 32
-    budget: int = 256 << 20
-
-    @cached_property
-    def relus(self) -> tuple[Step, ...]:
-        return tuple(step for step in self.program.steps if step.node.op == "relu")
-
-    @cached_property
-    def starts(self) -> tuple[int, ...]:
-        """The number of the first neuron of each ReLU step, and at the end the count of all."""
-        sizes = [torch.Size(step.node.shape).numel() for step in self.relus]
-        return tuple(accumulate(sizes, initial=0))
-
-    @cached_property
-    def careful(self) -> Task | None:
-        """The same task in float64, where the search itself is not."""
-        return None if self.program is self.referee else replace(self, program=self.referee)
-
-    @property
-    def kept(self) -> tuple[str, ...]:
-        """Values whose intervals are handed down: inputs of nonlinear steps."""
-        return tuple(dict.fromkeys(s.node.inputs[0] for s in self.program.steps if not s.affine))
-
-    def root(self) -> Domains:
-        """One domain for each case."""
-        spec, dtype = self.spec, self.program.dtype
-        count = len(spec.cases)
-        device = spec.lower.device
-        known = {}
-        for name in self.kept:
-            shape = (count, *self.program.shapes[name])
-            low = torch.full(shape, -torch.inf, dtype=dtype, device=device)
-            known[name] = low, -low
-        return Domains(
-            spec.lower,
-            spec.upper,
-            torch.zeros((count, 0), dtype=torch.int64, device=device),
-            spec.lower.new_zeros((count, 0, spec.lower.shape[1])),
-            spec.lower.new_zeros((count, 0)),
-            torch.arange(count, device=device),
-            torch.ones((count, spec.conjunctions), dtype=torch.bool, device=device),
-            known,
-            torch.full((count,), 1.0 / max(1, count), dtype=torch.float64, device=device),
-            torch.full((count,), -torch.inf, dtype=torch.float64, device=device),
-        )
+from verinn.search.store import Domains
+from verinn.search.task import Task as Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,7 +148,7 @@ def explore(task: Task, domains: Domains) -> Explored:
     )
     weights = _open_rows(task.spec, left.open)
     points = _points(left, bounded.a[live], weights)
-    children, stuck = _branch(task, left, relaxation, bounded.a[live], weights, costs)
+    children, stuck = branch(task, left, relaxation, bounded.a[live], weights, costs)
     return Explored(children, closed, points, left.case.repeat(2), stuck, float(left.worst.min()))
 
 
@@ -297,112 +233,3 @@ def _points(domains: Domains, a: Tensor, weights: Tensor) -> Tensor:
     lower, upper = domains.lower, domains.upper
     mix = (a * weights.unsqueeze(-1)).sum(1)
     return torch.cat([(lower + upper) / 2, torch.where(mix > 0, lower, upper)])
-
-
-def _branch(
-    task: Task, domains: Domains, relaxation: Relaxation, a: Tensor, weights: Tensor, costs: Mapping[str, Tensor]
-) -> tuple[Domains | None, int]:
-    """Children of open domains, and how many could not be split."""
-    chosen = _choose_neurons(task, domains, relaxation, costs)
-    made: list[Domains] = []
-    for number in range(len(task.relus)):
-        mine = (chosen[:, 0] == number).nonzero().squeeze(1)
-        if len(mine):
-            made.extend(_split_neuron(task, number, domains.select(mine), relaxation.select(mine), chosen[mine, 1]))
-    rest = (chosen[:, 0] < 0).nonzero().squeeze(1)
-    stuck = 0
-    if len(rest):
-        halves, stuck = _split_input(domains.select(rest), a[rest], weights[rest])
-        made.extend(halves)
-    return (join(made) if made else None), stuck
-
-
-def _choose_neurons(task: Task, domains: Domains, relaxation: Relaxation, costs: Mapping[str, Tensor]) -> Tensor:
-    """(D, 2): number of the ReLU step and the neuron to split, or −1 where an input split is better."""
-    size = len(domains)
-    best = torch.full((size,), -torch.inf, dtype=torch.float64, device=domains.case.device)
-    chosen = torch.full((size, 2), -1, dtype=torch.int64, device=domains.case.device)
-    unstable = torch.zeros(size, dtype=torch.int64, device=domains.case.device)
-    for number, step in enumerate(task.relus):
-        assert isinstance(step.op, Elementwise)
-        loose = step.op.loose(step.node, *relaxation.intervals[step.node.inputs[0]]).flatten(1)
-        unstable += loose.sum(1)
-        if step.node.name not in costs:
-            continue
-        cost = torch.where(loose, costs[step.node.name].expand(size, *step.node.shape).flatten(1).double(), -torch.inf)
-        value, where = cost.max(1)
-        better = (value > best) & (chosen[:, 0] < 0)
-        best = torch.where(better, value, best)
-        chosen[better, 0] = number
-        chosen[better, 1] = where[better]
-    deep = domains.share * len(task.spec.cases) <= 0.5**task.depth
-    few = (unstable > 0) & ((unstable <= task.neurons) | deep) & best.isfinite()
-    return torch.where(few.unsqueeze(1), chosen, -1)
-
-
-def _split_neuron(task: Task, number: int, domains: Domains, relaxation: Relaxation, neuron: Tensor) -> list[Domains]:
-    """Both phases of one neuron (index within ReLU step ``number``) of each domain."""
-    name = task.relus[number].node.inputs[0]
-    index = neuron.unsqueeze(1)
-    sign = torch.tensor([1.0, -1.0], dtype=torch.float64, device=index.device)
-    form = Backward(relaxation).run({name: OneHot(index.expand(-1, 2), sign)})
-    dtype = task.program.dtype
-    form = form.exact(cast_down(domains.lower, dtype), cast_up(domains.upper, dtype))
-    low, high = relaxation.intervals[name]
-    zero = torch.zeros_like(index, dtype=dtype)
-    phases = []
-    for phase in (0, 1):
-        flat_low, flat_high = low.flatten(1), high.flatten(1)
-        if phase == 0:
-            flat_high = flat_high.scatter(1, index, zero)
-        else:
-            flat_low = flat_low.scatter(1, index, zero)
-        known = {**domains.known, name: (flat_low.reshape(low.shape), flat_high.reshape(high.shape))}
-        splits = torch.cat([2 * (index + task.starts[number]) + phase, domains.splits], 1)
-        rows = torch.cat([form.a[:, phase : phase + 1].double(), domains.rows], 1)
-        rows_c = torch.cat([form.c[:, phase : phase + 1], domains.rows_c], 1)
-        box = clip(Region(domains.lower, domains.upper, rows[:, :1], rows_c[:, :1]), 1)
-        child = replace(
-            domains,
-            lower=box.lower,
-            upper=box.upper,
-            splits=splits,
-            rows=rows,
-            rows_c=rows_c,
-            known=known,
-            share=domains.share / 2,
-        )
-        phases.append(_tidied(child.select(~(box.lower > box.upper).any(1))))
-    return phases
-
-
-def _tidied(domains: Domains) -> Domains:
-    """Without the splits that the box implies (their phases stay known), the others moved to the front."""
-    a, c = domains.rows, domains.rows_c
-    kept = (domains.splits >= 0) & ~(least(-a, -c, domains.lower, domains.upper) >= 0)
-    count = int(kept.sum(1).max()) if len(domains) else 0
-    order = kept.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices[:, :count]
-    valid = kept.gather(1, order)
-    wide = order.unsqueeze(-1).expand(-1, -1, a.shape[-1])
-    return replace(
-        domains,
-        splits=torch.where(valid, domains.splits.gather(1, order), -1),
-        rows=torch.where(valid.unsqueeze(-1), a.gather(1, wide), 0.0),
-        rows_c=torch.where(valid, c.gather(1, order), -1.0),
-    )
-
-
-def _split_input(domains: Domains, a: Tensor, weights: Tensor) -> tuple[list[Domains], int]:
-    """Halves each box in the dimension where width times coefficients is greatest."""
-    lower, upper = domains.lower, domains.upper
-    width = upper - lower
-    score = (a.abs() * weights.unsqueeze(-1)).sum(1) * width
-    score = torch.where(score.sum(1, keepdim=True) > 0, score, width)
-    middle = lower + width / 2
-    score = torch.where((middle > lower) & (middle < upper), score, -1.0)
-    value, axis = score.max(1, keepdim=True)
-    fine = (value >= 0).squeeze(1)
-    cut = middle.gather(1, axis)
-    half = replace(domains, share=domains.share / 2)
-    halves = [replace(half, upper=upper.scatter(1, axis, cut)), replace(half, lower=lower.scatter(1, axis, cut))]
-    return [part.select(fine) for part in halves], int((~fine).sum())
