@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -14,6 +16,8 @@ from verinn.ops.shape import torch_pads
 
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+#: below so many channels on either side torch's strided transpose is slower than a detour
+NARROW = 16
 
 
 class Conv(Affine):
@@ -35,26 +39,61 @@ class Conv(Affine):
         return b.reshape(1, 1, -1, *[1] * (len(node.shape) - 2))
 
     def back(self, node: Node, a: Tensor, params: Params, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
-        attrs, spatial = node.attrs, shapes[0][2:]
-        half = len(spatial)
-        padded = [size + attrs["pads"][i] + attrs["pads"][i + half] for i, size in enumerate(spatial)]
-        kernel = params["weight"].shape[2:]
-        reach = [
-            (out - 1) * stride + dilation * (k - 1) + 1
-            for out, stride, dilation, k in zip(
-                node.shape[2:], attrs["strides"], attrs["dilations"], kernel, strict=True
-            )
-        ]
-        flat = _TRANSPOSED[half](
-            a.flatten(0, 1), params["weight"], None, attrs["strides"], 0, 0, attrs["groups"], attrs["dilations"]
-        )
-        # inputs beyond the last window get no coefficient; pads are cut away
-        flat = F.pad(flat, torch_pads([0] * half + [p - r for p, r in zip(padded, reach, strict=True)]))
-        for axis, size in enumerate(spatial):
-            flat = flat.narrow(axis + 2, attrs["pads"][axis], size)
-        return [flat.reshape(a.shape[0], a.shape[1], *flat.shape[1:])]
+        spatial = shapes[0][2:]
+        begins = node.attrs["pads"][: len(spatial)]
+        flat = transposed(a.flatten(0, 1), params["weight"], node.attrs, begins, spatial)
+        return [flat.contiguous().reshape(a.shape[0], a.shape[1], *flat.shape[1:])]
 
     def terms(self, node: Node, shapes: Sequence[tuple[int, ...]]) -> tuple[int, int]:
         out, channels, *kernel = node.params["weight"].shape
         window = math.prod(kernel)
         return channels * window, out // node.attrs["groups"] * window
+
+
+def transposed(
+    a: Tensor, weight: Tensor, attrs: Mapping[str, Any], begins: Sequence[int], sizes: Sequence[int]
+) -> Tensor:
+    """Lᵀ a of a convolution for a (B, C_out, *out): pixels begin … begin + size − 1 of the padded input.
+
+    Pixels beyond the last window get zero. The memory format of the answer is whatever was quickest.
+    """
+    strides, dilations, kernel = attrs["strides"], attrs["dilations"], weight.shape[2:]
+    if len(sizes) == 2 and max(strides) > 1 and attrs["groups"] == 1:
+        if max(dilations) == 1 and min(weight.shape[:2]) < NARROW:
+            return _by_phase(a, weight, strides, begins, sizes)
+        a = a.contiguous(memory_format=torch.channels_last)
+    axes = range(len(sizes))
+    reach = [(a.shape[2 + i] - 1) * strides[i] + dilations[i] * (kernel[i] - 1) + 1 for i in axes]
+    extra = [sizes[i] - reach[i] + 2 * begins[i] for i in axes]
+    # torch cuts as much at the end as at the beginning, and adds less than a step there
+    fits = all(extra[i] < max(strides[i], dilations[i]) for i in axes)
+    cut = tuple(begins) if fits else (0,) * len(sizes)
+    added = tuple(max(0, e) for e in extra) if fits else 0
+    y = _TRANSPOSED[len(sizes)](a, weight, None, strides, cut, added, attrs["groups"], dilations)
+    if not fits:
+        y = F.pad(y, torch_pads([0] * len(sizes) + [begins[i] + sizes[i] - reach[i] for i in axes]))
+    for i in axes:
+        y = y.narrow(2 + i, 0 if fits else begins[i], sizes[i])
+    return y
+
+
+def _by_phase(a: Tensor, weight: Tensor, strides: Sequence[int], begins: Sequence[int], sizes: Sequence[int]) -> Tensor:
+    """The same for strides above one, as a plain convolution: pixels that are a stride apart meet the same
+    part of the kernel, so each phase of the stride is one more output channel, and phases are interleaved
+    at the end (Shi et al., CVPR 2016). Zeros that fill up the kernel add nothing, no rounding either.
+    """
+    out, channels = weight.shape[:2]
+    lead = [-begin % stride for begin, stride in zip(begins, strides, strict=True)]
+    taps = [-(-(k + more) // stride) for k, more, stride in zip(weight.shape[2:], lead, strides, strict=True)]
+    tail = [taps[i] * strides[i] - weight.shape[2 + i] - lead[i] for i in range(2)]
+    w = F.pad(weight, torch_pads([*lead, *tail])).reshape(out, channels, taps[0], strides[0], taps[1], strides[1])
+    w = w.flip(2, 4).permute(1, 3, 5, 0, 2, 4).reshape(-1, out, *taps)
+    count = [-(-size // stride) for size, stride in zip(sizes, strides, strict=True)]
+    before = [taps[i] - 1 - (begins[i] + lead[i]) // strides[i] for i in range(2)]
+    after = [count[i] - a.shape[2 + i] + taps[i] - 1 - before[i] for i in range(2)]
+    if before == after and min(before) >= 0:
+        y = F.conv2d(a, w, None, 1, before)
+    else:
+        y = F.conv2d(F.pad(a, torch_pads([*before, *after])), w)
+    y = y.reshape(-1, channels, *strides, *count).permute(0, 1, 4, 2, 5, 3)
+    return y.reshape(-1, channels, count[0] * strides[0], count[1] * strides[1])[..., : sizes[0], : sizes[1]]
