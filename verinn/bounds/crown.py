@@ -11,13 +11,14 @@ from the intervals, so one matrix-vector product beside the matrix-matrix one pa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from verinn.bounds.interval import Interval, magnitude
+from verinn.bounds.patches import Patches, add, bend, by_sign, passes
 from verinn.bounds.rounding import centre, gamma, sum_slack, tiny, unit
 from verinn.ops.base import Affine, Elementwise, Lines
 from verinn.ops.pool import MaxPool
@@ -65,8 +66,10 @@ def dot_terms(size: int, dtype: torch.dtype) -> int:
     return size if dtype == torch.float64 else min(size, SHORT)
 
 
-def dot(a: Tensor, v: Tensor) -> Tensor:
+def dot(a: Tensor | Patches, v: Tensor) -> Tensor:
     """Σ a·v over all but the first two axes of a (D|1, R, …) and the first of v (D|1, …): float64 (D, R)."""
+    if isinstance(a, Patches):
+        return a.dot(v, SHORT)
     a, v = a.flatten(2), v.flatten(1)
     if v.shape[-1] > SHORT:
         pieces = zip(a.split(SHORT, -1), v.split(SHORT, -1), strict=True)
@@ -89,6 +92,10 @@ class OneHot:
         a = torch.zeros((*self.index.shape, torch.Size(shape).numel()), dtype=dtype, device=self.index.device)
         sign = self.sign.to(dtype).expand(self.index.shape).unsqueeze(-1)
         return a.scatter_(-1, self.index.unsqueeze(-1), sign).reshape(*self.index.shape, *shape)
+
+
+#: coefficients (D|1, R, …) of rows over one value, in the least form that holds them
+Rows = Tensor | OneHot | Patches
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,11 +192,11 @@ class Backward:
         self.record = record
         self.program = relaxation.program
         self.dtype = self.program.dtype
-        self.pending: dict[str, tuple[Tensor | OneHot, float]] = {}
+        self.pending: dict[str, tuple[Rows, float]] = {}
         self.c: Tensor = torch.zeros((1, 1), dtype=torch.float64, device=self.program.device)
         self.charged: Tensor = torch.zeros_like(self.c)
 
-    def run(self, start: Mapping[str, Tensor | OneHot], c: Tensor | None = None) -> LinearForm:
+    def run(self, start: Mapping[str, Rows], c: Tensor | None = None) -> LinearForm:
         """``start``: coefficients (D|1, R, *shape) by value name; ``c``: float64 (D|1, R)."""
         if c is not None:
             self.c = c - c.abs() * (unit(torch.float64) * (self.relaxation.adds + 4 * len(self.program.steps)))
@@ -204,17 +211,27 @@ class Backward:
             elif isinstance(step.op, MaxPool):
                 self._max_pool(step, self._dense(a, step.node.name), debt)
             else:
-                self._elementwise(step, self._dense(a, step.node.name), debt)
+                self._elementwise(step, self._windowed(step, a), debt)
         return self._gather()
 
-    def _dense(self, a: Tensor | OneHot, name: str) -> Tensor:
+    def _dense(self, a: Rows, name: str) -> Tensor:
+        if isinstance(a, Patches):
+            return a.dense()
         return a.dense(self.program.shapes[name], self.dtype) if isinstance(a, OneHot) else a
 
-    def _affine(self, step: Step, a: Tensor | OneHot, debt: float) -> None:
-        if isinstance(a, OneHot):
-            if self._picked(step, a):
-                return
-            a = self._dense(a, step.node.name)
+    def _windowed(self, step: Step, a: Rows) -> Tensor | Patches:
+        """Rows as windows where they are that already, or single neurons, and the step passes windows."""
+        plain = step.affine or self.record is None
+        if plain and not isinstance(a, Tensor) and passes(step):
+            windows = a if isinstance(a, Patches) else Patches.pick(a.index, a.sign, step.node.shape, self.dtype)
+            if windows is not None:
+                return windows
+        return self._dense(a, step.node.name)
+
+    def _affine(self, step: Step, a: Rows, debt: float) -> None:
+        if isinstance(a, OneHot) and self._picked(step, a):
+            return
+        a = self._windowed(step, a)
         op, node = step.op, step.node
         assert isinstance(op, Affine)
         b = op.offset(node, step.params)
@@ -228,9 +245,16 @@ class Backward:
             debt = 0.0
         if b is not None:
             self.c = self.c + dot(a, b.expand(1, *node.shape))
-        rows = a.shape[:2]
-        for name, back in zip(node.inputs, op.back(node, a.flatten(0, 1), step.params, step.shapes), strict=True):
-            self._add(name, back.unflatten(0, rows), debt)
+        for name, back in zip(node.inputs, self._back(step, a), strict=True):
+            self._add(name, back, debt)
+
+    def _back(self, step: Step, a: Tensor | Patches) -> Sequence[Tensor | Patches]:
+        op = step.op
+        assert isinstance(op, Affine)
+        if isinstance(a, Patches):
+            return a.back(step)
+        flat = op.back(step.node, a.flatten(0, 1), step.params, step.shapes)
+        return [back.unflatten(0, a.shape[:2]) for back in flat]
 
     def _picked(self, step: Step, a: OneHot) -> bool:
         """One-hot rows through a linear layer on a vector are rows of its weights; through a reshape, themselves."""
@@ -250,11 +274,10 @@ class Backward:
         self._add(node.inputs[0], back.reshape(*a.index.shape, *step.shapes[0]), 0.0)
         return True
 
-    def _elementwise(self, step: Step, a: Tensor, debt: float) -> None:
+    def _elementwise(self, step: Step, a: Tensor | Patches, debt: float) -> None:
         lines = self.relaxation.lines(step)
         self._pay(step.node.name, a, debt)
-        positive = a.clamp(min=0)
-        negative = a - positive
+        positive, negative = by_sign(a)
         count = dot_terms(lines.upper_offset[0].numel(), self.dtype)
         g = gamma(count + self.relaxation.adds, self.dtype)
         offset = dot(negative, lines.upper_offset)
@@ -264,15 +287,12 @@ class Backward:
             loss = dot(negative, -lines.upper_offset.abs()) + dot(positive, lines.lower_offset.abs())
             self.c = self.c + offset + dot(positive, lines.lower_offset) - loss * (2 * g)
         name = step.node.inputs[0]
-        if self.record is not None:
+        if self.record is not None and isinstance(positive, Tensor) and isinstance(negative, Tensor):
             self.record[step.node.name] = self._cost(step, positive, negative)
         under = self.relaxation.size(name).flatten(1).sum(1).double().reshape(-1, 1) + count
         self.c = self.c - under * (4 * tiny(self.dtype))
-        self._add(
-            name,
-            torch.addcmul(positive * lines.lower_slope.unsqueeze(1), negative, lines.upper_slope.unsqueeze(1)),
-            2.0,
-        )
+        back = bend(positive, negative, lines.lower_slope, lines.upper_slope)
+        self._add(name, back, 2.0)
 
     def _cost(self, step: Step, positive: Tensor, negative: Tensor) -> Tensor:
         """The widest gaps between a function and its lines, weighed by the coefficients that meet them
@@ -307,40 +327,41 @@ class Backward:
         placed = op.place(node, pick.flatten(0, 1), keep.flatten(0, 1), step.shapes[0])
         self._add(name, placed.unflatten(0, (batch, rows[1])), 0.0)
 
-    def _pay(self, name: str, a: Tensor, debt: float) -> None:
+    def _pay(self, name: str, a: Tensor | Patches, debt: float) -> None:
         """Charge c for the relative error that the coefficients of a value carry."""
         if debt:
             size = self.relaxation.size(name)
             rate = size * (2 * debt * unit(self.dtype)) + tiny(self.dtype)
             self.c = self.c - dot(a.abs(), rate) - size[0].numel() * 4 * tiny(self.dtype)
 
-    def _add(self, name: str, a: Tensor | OneHot, debt: float) -> None:
+    def _add(self, name: str, a: Rows, debt: float) -> None:
         if name not in self.pending:
-            self.pending[name] = (a, debt)
+            whole = isinstance(a, Patches) and not a.window.small(a.shape)
+            self.pending[name] = (self._dense(a, name) if whole else a, debt)
             return
         other, owed = self.pending.pop(name)
-        a, other = self._dense(a, name), self._dense(other, name)
-        self._pay(name, a, debt)
-        self._pay(name, other, owed)
-        self.pending[name] = (a + other, 1.0)
+        pair = a.joined(other) if isinstance(a, Patches) and isinstance(other, Patches) else None
+        one, two = pair or (self._dense(a, name), self._dense(other, name))
+        self._pay(name, one, debt)
+        self._pay(name, two, owed)
+        self.pending[name] = (add(one, two), 1.0)
 
     def _gather(self) -> LinearForm:
         """Coefficients of all inputs side by side; every other value has been passed."""
         parts, worst = [], 0.0
-        found = [(value, self.pending.pop(value.name, None)) for value in self.program.graph.inputs]
+        names = [value.name for value in self.program.graph.inputs if value.name in self.pending]
+        reached = {name: (self._dense(a, name), debt) for name in names for a, debt in (self.pending.pop(name),)}
         assert not self.pending, f"values never reached: {sorted(self.pending)}"
-        rows = max(
-            (self._dense(hit[0], v.name).shape[1] for v, hit in found if hit is not None), default=self.c.shape[1]
-        )
-        sizes = [len(hit[0].index if isinstance(hit[0], OneHot) else hit[0]) for _, hit in found if hit]
-        batch = max([*sizes, self.c.shape[0]])
-        for value, hit in found:
+        rows = max((a.shape[1] for a, _ in reached.values()), default=self.c.shape[1])
+        batch = max([*(len(a) for a, _ in reached.values()), len(self.c)])
+        for value in self.program.graph.inputs:
+            hit = reached.get(value.name)
             if hit is None:
                 size = torch.Size(value.shape).numel()
                 parts.append(torch.zeros((batch, rows, size), dtype=self.dtype, device=self.program.device))
                 continue
             worst = max(worst, hit[1])
-            dense = self._dense(hit[0], value.name).flatten(2)
+            dense = hit[0].flatten(2)
             parts.append(dense.expand(batch, *dense.shape[1:]))
         return LinearForm(
             torch.cat(parts, 2) if len(parts) > 1 else parts[0], self.c.expand(batch, rows), worst, self.charged

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 import torch
@@ -10,9 +10,13 @@ from torch import Tensor
 
 from verinn.bounds.crown import Backward, LinearForm, OneHot, Relaxation
 from verinn.bounds.interval import Interval, propagate
+from verinn.bounds.patches import footprint, is_image, places
 from verinn.ops.base import Affine, Elementwise
 from verinn.ops.pool import MaxPool
 from verinn.ops.program import Program, Step
+
+#: bytes for one block of coefficients on a CPU: what fits into its caches, and what malloc reuses
+CACHE = 8 << 20
 
 
 def split_inputs(program: Program, x: Tensor) -> dict[str, Tensor]:
@@ -104,20 +108,41 @@ def _refined(
     mask = _loose(reader, low, high).flatten(1)
     if not bool(mask.any()):
         return low, high
-    index = _rows(step, mask)
     flat_low, flat_high = low.flatten(1), high.flatten(1)
-    block = max(1, budget // (low.element_size() * 2 * len(low) * _widest(relaxation.program)))
-    for part in index.split(block, dim=1):
-        count = part.shape[1]
-        sign = torch.ones(2 * count, device=part.device)
-        sign[count:] = -1
-        form = Backward(relaxation).run({step.node.name: OneHot(torch.cat([part, part], 1), sign)})
+    for part in _blocks(relaxation.program, step, mask, _room(budget, low)):
+        index, sign = _both_ways(part)
+        form = Backward(relaxation).run({step.node.name: OneHot(index, sign)})
         least = form.minimum(lower, upper) if cutter is None else cutter.minimum(form, lower, upper)
-        down, up = _narrow(least[:, :count], low.dtype), -_narrow(least[:, count:], low.dtype)
-        where = part.expand(len(low), -1)
+        least = least.unflatten(1, (-1, 2, part.shape[2]))
+        down, up = (_narrow(least[:, :, i].flatten(1), low.dtype) for i in range(2))
+        where = part.flatten(1).expand(len(low), -1)
         flat_low = flat_low.scatter(1, where, torch.fmax(flat_low.gather(1, where), down))
-        flat_high = flat_high.scatter(1, where, torch.fmin(flat_high.gather(1, where), up))
+        flat_high = flat_high.scatter(1, where, torch.fmin(flat_high.gather(1, where), -up))
     return flat_low.reshape(low.shape), flat_high.reshape(high.shape)
+
+
+def _room(budget: int, low: Tensor) -> int:
+    """How many coefficients of one domain a block may have."""
+    budget = min(budget, CACHE) if low.device.type == "cpu" else budget
+    return budget // (low.element_size() * len(low))
+
+
+def _blocks(program: Program, step: Step, mask: Tensor, room: int) -> Iterator[Tensor]:
+    """The elements to bound (D|1, U, P) in blocks, those at one place of an image side by side."""
+    shape, name = step.node.shape, step.node.name
+    most = max(1, room // (2 * footprint(program, name)))
+    if is_image(shape):
+        yield from places(mask.any(0), shape, most)
+    else:
+        for part in _rows(step, mask).split(most, dim=1):
+            yield part.unsqueeze(1)
+
+
+def _both_ways(part: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (D|1, U · 2P) that pick elements and, after those of each place, their negatives."""
+    sign = torch.ones((part.shape[1], 2, part.shape[2]), device=part.device)
+    sign[:, 1] = -1
+    return torch.cat([part, part], 2).flatten(1), sign.flatten()
 
 
 def _narrow(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -140,10 +165,6 @@ def _rows(step: Step, mask: Tensor) -> Tensor:
     if step.node.op == "linear" and most < 0.8 * union:
         return mask.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices[:, :most]
     return together.nonzero().reshape(1, -1)
-
-
-def _widest(program: Program) -> int:
-    return max(torch.Size(shape).numel() for shape in program.shapes.values())
 
 
 def _meet(one: Interval, other: Interval) -> Interval:
