@@ -1,6 +1,8 @@
 # make example   make an environment, then verify the shipped example
 # make test      make an environment with the test tools, then lint, check types and run the tests
 # make install   make an environment only
+# make performance   measure bounds and domains a second on this machine
+# make compare       run verinn and the verifiers installed beside it on a list of instances: LIST=suite.csv
 #
 # The environment is .venv; it is made again only when pyproject.toml or constraints.txt change.
 
@@ -13,7 +15,10 @@ DIGITS := benchmarks/digits
 # Tests run side by side; two workers fit the smallest machine that this is meant for.
 WORKERS ?= 2
 
-.PHONY: example test install lint slow clean
+# What `make compare` runs.
+LIST ?= $(DIGITS)
+
+.PHONY: example test install lint slow performance compare clean
 
 example: $(VENV)/.installed
 	@echo "== could a small change make the network misread a digit? here it can not: unsat"
@@ -32,6 +37,12 @@ slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow
 
 install: $(VENV)/.installed
+
+performance: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.performance
+
+compare: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.compare $(LIST)
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

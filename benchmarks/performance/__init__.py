@@ -1,0 +1,1 @@
+"""How fast bounds and searches are: ``python -m benchmarks.performance --help``."""
