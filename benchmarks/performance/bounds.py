@@ -37,6 +37,11 @@ class Size:
     domains: int
     rows: int = 0
 
+    @property
+    def cells(self) -> int:
+        """What the work grows with, about."""
+        return self.domains * max(1, self.rows)
+
 
 Work = Callable[[], Relaxation]
 Count = Callable[[Relaxation], int]  # how many bounds one call made
@@ -81,7 +86,7 @@ def _operation(
     """All sizes of one operation, until one would take too long: then the larger ones are only told."""
     seconds, before = 0.0, Size(1, 1)
     for size in operation.sizes(settings.batches):
-        growth = max(1.0, size.domains * max(1, size.rows) / (before.domains * max(1, before.rows)))
+        growth = size.cells / before.cells  # below 1 where the other axis begins
         name = (group, case.name, operation.name, dtype, settings.device, size.domains, size.rows)
         if seconds * growth > 2 * settings.patience:
             yield Row(*name, note=f"left out: about {seconds * growth:.0f} s a call")
