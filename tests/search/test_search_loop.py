@@ -95,7 +95,7 @@ def test_short_memory_shrinks_batches(
             sizes.append(len(domains))
             return broken(task, domains)
 
-        monkeypatch.setattr(bab, "explore", explore)
+        monkeypatch.setattr(Task, "explore", explore)
         assert run(tmp_path, layers, at).verdict is verdict
         if not errors and len(sizes) > 3 and sizes[2] > 1:
             assert max(sizes[3:]) <= max(1, sizes[2] // 2)
@@ -110,7 +110,7 @@ def test_any_other_exception_is_no_verdict(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(bab, "explore", failing([*[None] * call, error]))
+    monkeypatch.setattr(Task, "explore", failing([*[None] * call, error]))
     with pytest.raises(type(error)):
         run(tmp_path, *instance)
 
@@ -118,7 +118,7 @@ def test_any_other_exception_is_no_verdict(
 def test_memory_too_short_for_one_domain_is_no_verdict(
     instance: tuple[Layers, float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(bab, "explore", failing([MemoryError()] * 1000))
+    monkeypatch.setattr(Task, "explore", failing([MemoryError()] * 1000))
     with pytest.raises(MemoryError):
         run(tmp_path, *instance)
 
@@ -137,7 +137,7 @@ def test_domains_that_cannot_be_split_make_it_unknown(
             return Explored(None, 0, found.points[:0], found.cases[:0], stuck=1)
         return found
 
-    monkeypatch.setattr(bab, "explore", explore)
+    monkeypatch.setattr(Task, "explore", explore)
     result = run(tmp_path, *instance)
     assert result.verdict is Verdict.UNKNOWN and "split" in result.reason
 
@@ -155,9 +155,8 @@ def test_the_helper_changes_no_verdict(
     instance: tuple[Layers, float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     made = plan.plan_of
-    monkeypatch.setattr(plan, "plan_of", lambda facts, options: replace(made(facts, options), helper=True))
+    monkeypatch.setattr(plan, "plan_of", lambda facts, options: replace(made(facts, options), helper=True, crowd=1))
     monkeypatch.setattr(bab, "_PATIENCE", 0.0)
-    monkeypatch.setattr(bab, "_CROWD", 1)
     layers, level = instance
     for verdict, at in ((Verdict.UNSAT, level), (Verdict.SAT, level - 0.25)):
         assert run(tmp_path, layers, at).verdict is verdict
@@ -174,9 +173,8 @@ def test_a_search_goes_on_without_a_helper_that_fails(
         raise error
 
     made = plan.plan_of
-    monkeypatch.setattr(plan, "plan_of", lambda facts, options: replace(made(facts, options), helper=True))
+    monkeypatch.setattr(plan, "plan_of", lambda facts, options: replace(made(facts, options), helper=True, crowd=1))
     monkeypatch.setattr(bab, "_PATIENCE", 0.0)
-    monkeypatch.setattr(bab, "_CROWD", 1)
     monkeypatch.setattr(bab.Helper, "explore", broken)
     layers, level = instance
     for verdict, at in ((Verdict.UNSAT, level), (Verdict.SAT, level - 0.25)):

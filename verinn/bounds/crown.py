@@ -20,12 +20,14 @@ from torch import Tensor
 from verinn.bounds.interval import Interval, magnitude
 from verinn.bounds.patches import Patches, add, bend, by_sign, passes
 from verinn.bounds.rounding import centre, gamma, sum_slack, tiny, unit
+from verinn.bounds.rows import OneHot as OneHot
+from verinn.bounds.rows import Rows, pick
+from verinn.bounds.rows import dot as dot
+from verinn.bounds.rows import dot_terms as dot_terms
+from verinn.ops.activation import Relu
 from verinn.ops.base import Affine, Elementwise, Lines
 from verinn.ops.pool import MaxPool
 from verinn.ops.program import Program, Step
-
-#: up to this many terms a dot product is left to the kernel; pieces of longer ones are added in float64
-SHORT = 2048
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,13 +45,7 @@ class LinearForm:
 
     def minimum(self, lower: Tensor, upper: Tensor) -> Tensor:
         """Least value over boxes (D, n): float64 (D, R), rounded down."""
-        middle, radius = centre(lower, upper)
-        size = middle.abs() + radius
-        n, dtype = lower.shape[-1], lower.dtype
-        terms = dot_terms(n, dtype)
-        g = gamma(terms + 8 + self.debt, dtype)
-        loss = dot(self.a.abs(), radius + g * size) * sum_slack(terms, dtype)
-        return dot(self.a, middle) - loss + (self.c - self.c.abs() * 1e-15) - tiny(dtype) * (n + 4)
+        return least(self.a, self.c, self.debt, lower, upper)
 
     def exact(self, lower: Tensor, upper: Tensor) -> LinearForm:
         """The same rows with the debt paid into c for boxes (D, n): a is then exact."""
@@ -61,41 +57,15 @@ class LinearForm:
         return LinearForm(self.a, self.c - self.c.abs() * 1e-15 - loss - tiny(dtype) * n, 0.0, self.charged)
 
 
-def dot_terms(size: int, dtype: torch.dtype) -> int:
-    """How many terms of rounding in the working dtype a ``dot`` over ``size`` elements has."""
-    return size if dtype == torch.float64 else min(size, SHORT)
-
-
-def dot(a: Tensor | Patches, v: Tensor) -> Tensor:
-    """Σ a·v over all but the first two axes of a (D|1, R, …) and the first of v (D|1, …): float64 (D, R)."""
-    if isinstance(a, Patches):
-        return a.dot(v, SHORT)
-    a, v = a.flatten(2), v.flatten(1)
-    if v.shape[-1] > SHORT:
-        pieces = zip(a.split(SHORT, -1), v.split(SHORT, -1), strict=True)
-        return torch.stack([dot(part, weights) for part, weights in pieces]).sum(0)
-    if a.shape[0] == 1:
-        return (v @ a[0].T).double()
-    if v.shape[0] == 1:
-        return (a @ v[0]).double()
-    return torch.bmm(a, v.unsqueeze(-1)).squeeze(-1).double()
-
-
-@dataclass(frozen=True, eq=False)
-class OneHot:
-    """Rows that pick single elements of a value: ``index`` (D|1, R) into it flattened, ``sign`` (R,) or (D, R)."""
-
-    index: Tensor
-    sign: Tensor
-
-    def dense(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        a = torch.zeros((*self.index.shape, torch.Size(shape).numel()), dtype=dtype, device=self.index.device)
-        sign = self.sign.to(dtype).expand(self.index.shape).unsqueeze(-1)
-        return a.scatter_(-1, self.index.unsqueeze(-1), sign).reshape(*self.index.shape, *shape)
-
-
-#: coefficients (D|1, R, …) of rows over one value, in the least form that holds them
-Rows = Tensor | OneHot | Patches
+def least(a: Tensor | Patches, c: Tensor, debt: float, lower: Tensor, upper: Tensor) -> Tensor:
+    """Least value of a·x + c over boxes (D, n), or (D, *shape) for windows: float64 (D, R), rounded down."""
+    middle, radius = centre(lower, upper)
+    size = middle.abs() + radius
+    n, dtype = lower[0].numel(), lower.dtype
+    terms = dot_terms(n, dtype)
+    g = gamma(terms + 8 + debt, dtype)
+    loss = dot(a.abs(), radius + g * size) * sum_slack(terms, dtype)
+    return dot(a, middle) - loss + (c - c.abs() * 1e-15) - tiny(dtype) * (n + 4)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,13 +81,19 @@ class Relaxation:
     """A batch of domains as far as it is bounded: intervals of values, and what follows from them.
 
     Lines and tolls are made once, when first needed, from intervals that are final by then.
+    ``pulls``: multipliers (D, *shape) by ReLU, added to the coefficients of its input z: a positive one
+    where z ≤ 0 in the domain, a negative one where z ≥ 0 (beta-CROWN); of others nothing is used.
+    ``parent``: a relaxation of a wider domain, whose tolls hold here too.
     """
 
     program: Program
     intervals: dict[str, Interval]
     alphas: Mapping[str, Tensor] = field(default_factory=dict)
+    pulls: Mapping[str, Tensor] = field(default_factory=dict)
+    parent: Relaxation | None = None
     _lines: dict[str, Lines] = field(default_factory=dict)
     _tolls: dict[str, Toll] = field(default_factory=dict)
+    _sizes: dict[str, tuple[Interval, Tensor]] = field(default_factory=dict)
 
     def select(self, index: Tensor) -> Relaxation:
         """The relaxation of some of the domains (a mask or index)."""
@@ -125,6 +101,8 @@ class Relaxation:
             self.program,
             {name: (low[index], high[index]) for name, (low, high) in self.intervals.items()},
             {name: alpha[index] for name, alpha in self.alphas.items()},
+            {name: pull[index] for name, pull in self.pulls.items()},
+            self.parent,
         )
         for name, lines in self._lines.items():
             offset = lines.lower_offset
@@ -146,13 +124,31 @@ class Relaxation:
 
     def toll(self, step: Step) -> Toll:
         """Rounding charged when coefficients pass back through an affine step."""
+        if self.parent is not None:
+            return self.parent.toll(step)
         name = step.node.name
         if name not in self._tolls:
             self._tolls[name] = self._affine_toll(step)
         return self._tolls[name]
 
+    def pull(self, step: Step) -> Tensor | None:
+        """The step's multipliers as far as the intervals say that they may be used.
+
+        Only for ReLUs: a stable one's slope is exactly 0 or 1, so adding a multiplier is the one rounding.
+        """
+        pull = self.pulls.get(step.node.name)
+        if pull is None or not isinstance(step.op, Relu):
+            return None
+        lower, upper = self.intervals[step.node.inputs[0]]
+        down = torch.where(lower >= 0, pull.clamp(max=0), 0.0)
+        return torch.where(upper <= 0, pull.clamp(min=0), down)
+
     def size(self, name: str) -> Tensor:
-        return magnitude(self.intervals[name])
+        """The greatest |x| of each element of a value; made anew when its interval was replaced."""
+        interval, known = self.intervals[name], self._sizes.get(name)
+        if known is None or known[0] is not interval:
+            known = self._sizes[name] = (interval, magnitude(interval))
+        return known[1]
 
     @property
     def adds(self) -> int:
@@ -202,6 +198,24 @@ class Backward:
             self.c = c - c.abs() * (unit(torch.float64) * (self.relaxation.adds + 4 * len(self.program.steps)))
         for name, coefficient in start.items():
             self.pending[name] = (coefficient, 0.0)
+        self._pass()
+        return self._gather()
+
+    def minimum(self, start: Mapping[str, Rows], lower: Tensor, upper: Tensor) -> Tensor:
+        """The least values of what ``run`` gives, over boxes (D, n): float64 (D, R), rounded down.
+
+        Rows that are windows to the end need not be written out.
+        """
+        self.pending.update({name: (a, 0.0) for name, a in start.items()})
+        self._pass()
+        inputs = self.program.graph.inputs
+        a, debt = self.pending.get(inputs[0].name, (None, 0.0))
+        if len(inputs) > 1 or not isinstance(a, Patches):
+            return self._gather().minimum(lower, upper)
+        shape = (len(lower), *inputs[0].shape)
+        return least(a, self.c, debt, lower.reshape(shape), upper.reshape(shape))
+
+    def _pass(self) -> None:
         for step in reversed(self.program.steps):
             if step.node.name not in self.pending:
                 continue
@@ -212,7 +226,6 @@ class Backward:
                 self._max_pool(step, self._dense(a, step.node.name), debt)
             else:
                 self._elementwise(step, self._windowed(step, a), debt)
-        return self._gather()
 
     def _dense(self, a: Rows, name: str) -> Tensor:
         if isinstance(a, Patches):
@@ -221,7 +234,7 @@ class Backward:
 
     def _windowed(self, step: Step, a: Rows) -> Tensor | Patches:
         """Rows as windows where they are that already, or single neurons, and the step passes windows."""
-        plain = step.affine or self.record is None
+        plain = step.affine or (self.record is None and self.relaxation.pull(step) is None)
         if plain and not isinstance(a, Tensor) and passes(step):
             windows = a if isinstance(a, Patches) else Patches.pick(a.index, a.sign, step.node.shape, self.dtype)
             if windows is not None:
@@ -268,9 +281,9 @@ class Backward:
         weight = step.params["weight"].T
         sign = a.sign.to(self.dtype)
         back = weight[a.index] * sign.unsqueeze(-1)
-        self.c = self.c - toll.base - _pick(toll.rate, a.index).double()
+        self.c = self.c - toll.base - pick(toll.rate, a.index).double()
         if "bias" in step.params:
-            self.c = self.c + (_pick(step.params["bias"].reshape(1, -1), a.index) * sign).double()
+            self.c = self.c + (pick(step.params["bias"].reshape(1, -1), a.index) * sign).double()
         self._add(node.inputs[0], back.reshape(*a.index.shape, *step.shapes[0]), 0.0)
         return True
 
@@ -292,7 +305,12 @@ class Backward:
         under = self.relaxation.size(name).flatten(1).sum(1).double().reshape(-1, 1) + count
         self.c = self.c - under * (4 * tiny(self.dtype))
         back = bend(positive, negative, lines.lower_slope, lines.upper_slope)
-        self._add(name, back, 2.0)
+        pull = self.relaxation.pull(step)
+        self._add(
+            name,
+            back if pull is None else self._dense(back, name) + pull.unsqueeze(1),
+            2.0 if pull is None else 3.0,
+        )
 
     def _cost(self, step: Step, positive: Tensor, negative: Tensor) -> Tensor:
         """The widest gaps between a function and its lines, weighed by the coefficients that meet them
@@ -366,10 +384,3 @@ class Backward:
         return LinearForm(
             torch.cat(parts, 2) if len(parts) > 1 else parts[0], self.c.expand(batch, rows), worst, self.charged
         )
-
-
-def _pick(v: Tensor, index: Tensor) -> Tensor:
-    """Elements of v (D|1, *S) flattened, by ``index`` (D|1, R): (D|1, R)."""
-    flat = v.flatten(1)
-    batch = max(flat.shape[0], index.shape[0])
-    return flat.expand(batch, -1).gather(1, index.expand(batch, -1))

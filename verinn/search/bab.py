@@ -6,17 +6,19 @@ import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from verinn.result import Verdict, Witness
-from verinn.search.explore import Explored, Task, explore
+from verinn.search.explore import Explored
 from verinn.search.helper import Helper
-from verinn.search.store import Domains, Store
+from verinn.search.store import Batch, Store
+from verinn.search.work import Work
 
 Try = Callable[[Tensor, Tensor], Witness | None]
-Attack = Callable[[Domains], Witness | None]
+Attack = Callable[[Any], Witness | None]
 Tell = Callable[[int, int, float, float], None]  # open, closed, worst bound, share of the search still open
 
 
@@ -33,23 +35,24 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Limits:
-    """``batch``: domains at once. ``helper``: whether a second process may be started when it pays.
-    ``expired`` says when time is up. ``attack`` is called on open domains now and then."""
+    """``batch``: domains at once. ``helper``: whether a second process may be started when it pays, once
+    ``crowd`` domains wait. ``expired`` says when time is up. ``attack`` is called on open domains now and then."""
 
     batch: int
     helper: bool
     expired: Callable[[], bool]
     attack: Attack | None = None
+    crowd: int = 64
 
 
-#: a search that is over sooner needs no second process (seconds), nor does one with few domains
-_PATIENCE, _CROWD = 0.3, 64
+#: a search that is over sooner needs no second process (seconds)
+_PATIENCE = 0.3
 _LOOSE = "what could be kept of the query holds somewhere, but the whole query does not hold there"
 #: the share of the time of a search that goes into attacks
 _ATTACK_SHARE = 0.1
 
 
-def search(task: Task, limits: Limits, attempt: Try, tell: Tell) -> Outcome:
+def search(task: Work, limits: Limits, attempt: Try, tell: Tell) -> Outcome:
     """Decide a group of cases.
 
     ``attempt`` replays a point and returns a witness or None;
@@ -62,7 +65,7 @@ def search(task: Task, limits: Limits, attempt: Try, tell: Tell) -> Outcome:
 class _Search:
     """One search: its store, its workers, and what it has counted."""
 
-    def __init__(self, task: Task, limits: Limits, attempt: Try, tell: Tell):
+    def __init__(self, task: Work, limits: Limits, attempt: Try, tell: Tell):
         self.task, self.limits, self.attempt, self.tell = task, limits, attempt, tell
         self.began = time.monotonic()
         self.store = Store()
@@ -71,18 +74,21 @@ class _Search:
         self.loose = False
         self.helper: Helper | None = None
         self.attacked = 0.0  # seconds spent so far
-        self.running: dict[Future[Explored], tuple[Domains, bool]] = {}
+        self.running: dict[Future[Explored], tuple[Batch, bool]] = {}
 
     def run(self) -> Outcome:
         self.store.push(self.task.root())
         pool: ThreadPoolExecutor | None = None
+        threads = torch.get_num_threads()
         try:
             while len(self.store) or self.running:
                 if self.limits.expired():
                     return self._outcome(Verdict.TIMEOUT, reason="time is up")
                 if self._worth_a_helper():
+                    torch.set_num_threads(1)  # two processes, a core each
                     self.helper = Helper(self.task)
                     pool = ThreadPoolExecutor(2)
+                self._renew()
                 found = self._attack() or (self._alone() if pool is None else self._together(pool))
                 if found is not None:
                     return self._outcome(Verdict.SAT, witness=found)
@@ -91,6 +97,7 @@ class _Search:
                 if self.loose:
                     return self._outcome(Verdict.UNKNOWN, reason=_LOOSE)
         finally:
+            torch.set_num_threads(threads)
             if self.helper is not None:
                 self.helper.close()
             if pool is not None:
@@ -105,7 +112,7 @@ class _Search:
             self.limits.helper
             and self.helper is None
             and time.monotonic() - self.began > _PATIENCE
-            and len(self.store) >= _CROWD
+            and len(self.store) >= self.limits.crowd
             and Helper.possible()
         )
 
@@ -120,9 +127,20 @@ class _Search:
         self.attacked += time.monotonic() - now
         return found
 
+    def _renew(self) -> None:
+        """When the search has taken long enough, what is known of all its domains is made better."""
+        if self.explored < self.task.due or not len(self.store):
+            return
+        renewed = self.task.renewed()
+        if renewed is None:  # nothing violates anywhere: every domain is closed, those that are out too
+            self.closed += len(self.store)
+            self.store = Store()
+            return
+        self.task = renewed
+
     def _alone(self) -> Witness | None:
         """One batch, in this thread."""
-        part = self.store.pop(self.batch)
+        part = self.task.fit(self.store.pop(self.batch))
         try:
             explored = _guarded(self.task, part)
         except (MemoryError, RuntimeError) as error:
@@ -136,7 +154,7 @@ class _Search:
         busy = {remote for _, remote in self.running.values()}
         for remote in (False, True) if self.limits.helper else (False,):
             if remote not in busy and len(self.store):
-                part = self.store.pop(min(self.batch, max(16, len(self.store) // 2)))
+                part = self.task.fit(self.store.pop(min(self.batch, max(16, len(self.store) // 2))))
                 job = pool.submit(self.helper.explore, part) if remote else pool.submit(_guarded, self.task, part)
                 self.running[job] = part, remote
         ready, _ = wait(self.running, timeout=0.2, return_when=FIRST_COMPLETED)
@@ -161,14 +179,14 @@ class _Search:
         self.helper.close()
         self.limits = replace(self.limits, helper=False)
 
-    def _shrink(self, error: BaseException, part: Domains) -> None:
+    def _shrink(self, error: BaseException, part: Batch) -> None:
         """Put a batch back that ran out of memory; raise anything else."""
         if not _out_of_memory(error) or len(part) == 1:
             raise error
         self.batch = max(1, len(part) // 2)
         self.store.push(part)
 
-    def _take(self, explored: Explored, part: Domains) -> Witness | None:
+    def _take(self, explored: Explored, part: Batch) -> Witness | None:
         self.explored += len(part)
         self.closed += explored.closed
         self.stuck += explored.stuck
@@ -182,8 +200,9 @@ class _Search:
             return None
         spec = self.task.spec
         with torch.no_grad():
-            y = self.task.referee.flat(explored.points)
-            rows = spec.values(explored.cases, explored.points, y)
+            points = explored.points.double()
+            y = self.task.referee.flat(points)
+            rows = spec.values(explored.cases, points, y)
         worst = torch.stack([rows[:, spec.owner == j].amax(1) for j in range(spec.conjunctions)], 1).amin(1)
         order = worst.argsort()[:3]
         for i in order[worst[order] <= 0].tolist():
@@ -198,10 +217,10 @@ class _Search:
         return Outcome(verdict, witness, reason, self.explored, time.monotonic() - self.began)
 
 
-def _guarded(task: Task, part: Domains) -> Explored:
+def _guarded(task: Work, part: Batch) -> Explored:
     """``no_grad`` is per thread."""
     with torch.no_grad():
-        return explore(task, part)
+        return task.explore(part)
 
 
 def _out_of_memory(error: BaseException) -> bool:

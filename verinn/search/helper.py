@@ -16,14 +16,15 @@ from typing import Any
 
 import torch
 
-from verinn.search.explore import Explored, Task, explore
-from verinn.search.store import Domains
+from verinn.search.explore import Explored
+from verinn.search.store import Batch
+from verinn.search.work import Work
 
 
 class Helper:
     """A forked process for one task. ``explore`` blocks without holding the interpreter, so call it in a thread."""
 
-    def __init__(self, task: Task):
+    def __init__(self, task: Work):
         to_child, to_close = os.pipe()
         from_close, from_child = os.pipe()
         sys.stdout.flush()
@@ -44,8 +45,8 @@ class Helper:
         """Whether this platform forks."""
         return hasattr(os, "fork") and sys.platform.startswith("linux")
 
-    def explore(self, domains: Domains) -> Explored:
-        """What ``search.explore.explore`` returns, or its exception. EOFError or OSError when the process died."""
+    def explore(self, domains: Batch) -> Explored:
+        """What the task's ``explore`` returns, or its exception. EOFError or OSError when the process died."""
         _send(self._target.fileno(), domains)
         answer = _receive(self._source.fileno())
         if isinstance(answer, BaseException):
@@ -62,7 +63,7 @@ class Helper:
                 os.waitpid(pid, 0)
 
 
-def _serve(task: Task, source: int, target: int) -> None:
+def _serve(task: Work, source: int, target: int) -> None:
     """The child's life. It never returns, prints nothing and leaves the parent's files alone."""
     try:
         signal.set_wakeup_fd(-1)
@@ -73,7 +74,7 @@ def _serve(task: Task, source: int, target: int) -> None:
             domains = _receive(source)
             try:
                 with torch.no_grad():
-                    answer: Any = explore(task, domains)
+                    answer: Any = task.explore(domains)
             except Exception as error:
                 answer = RuntimeError(f"{type(error).__name__}: {error}")
                 if isinstance(error, MemoryError):

@@ -20,11 +20,12 @@ from verinn.ops.program import Program
 from verinn.options import Options
 from verinn.progress import Progress
 from verinn.result import Result, Verdict, Witness
-from verinn.search.bab import Limits, search
+from verinn.search.bab import Limits, Outcome, search
 from verinn.search.explore import Task
+from verinn.search.phased import search_phases
 from verinn.search.problem import Problem
 from verinn.search.spec import Spec, groups
-from verinn.search.store import Domains
+from verinn.search.store import Batch, Domains
 
 #: operators whose elements count as neurons
 NONLINEAR = frozenset({"relu", "leaky_relu", "clip", "abs", "sigmoid", "tanh", "max_pool"})
@@ -51,12 +52,14 @@ class Facts:
 class Plan:
     """How a problem is attacked. All of it follows from the facts and the options."""
 
+    engine: str  # what is split: "boxes" of inputs (and late ReLUs), or "phases" of ReLUs
     device: str
     dtype: str  # of the search
     points: int  # of the first attack
     steps: int
     batch: int
     helper: bool  # whether a second process may join the search
+    crowd: int  # domains that must wait before it does
     threads: int  # of each kernel
     neurons: int  # see Task
     depth: int  # see Task
@@ -94,20 +97,25 @@ def _products(problem: Problem) -> int:
 
 
 def plan_of(facts: Facts, options: Options) -> Plan:
-    """Small networks are searched in float64 by two processes, large ones in float32 by wide kernels."""
+    """Where inputs are few, boxes are split, else ReLUs; small networks' boxes are searched in float64."""
     device = _device(options.device)
     cores = options.threads or min(2, torch.get_num_threads())
     small = facts.products <= 2_000_000 and device == "cpu"
     work = facts.products + 30 * facts.elements  # of one evaluation; an element costs memory traffic too
     per_domain = 8 * facts.widest * max(8, min(facts.widest, 128)) * 6
     fit = max(1, options.memory // per_domain)
+    phases = facts.relus > 0 and (facts.free_inputs > 32 or (not small and facts.free_inputs > 8))
+    if phases:  # some tens of tensors of the size of all values, for each domain
+        fit = max(1, options.memory // (4 * 40 * facts.elements))
     return Plan(
+        engine="phases" if phases else "boxes",
         device=device,
-        dtype="float64" if small else "float32",
+        dtype="float64" if small and not phases else "float32",
         points=int(min(4096, max(16, 20_000_000_000 // (work * 40 * 3)))),
         steps=40,
-        batch=int(min(512 if device == "cpu" else 8192, fit)),
-        helper=small and cores > 1,
+        batch=int(min((64 if phases else 512) if device == "cpu" else 8192, fit)),
+        helper=(small or phases) and cores > 1 and device == "cpu",
+        crowd=32 if phases else 64,
         threads=1 if small else cores,
         neurons=60 if facts.free_inputs <= 32 else 1 << 30,
         depth=max(6, round(2.4 * facts.free_inputs)),
@@ -180,10 +188,10 @@ class _Run:
                 return witness
         return None
 
-    def _attack_domains(self, program: Program, spec: Spec, domains: Domains) -> Witness | None:
-        """An attack that starts in open domains."""
+    def _attack_domains(self, program: Program, spec: Spec, domains: Batch) -> Witness | None:
+        """An attack that starts in open domains, where they are boxes."""
         points = max(16, self.plan.points // 2)
-        regions = domains.lower, domains.upper, domains.case
+        regions = (domains.lower, domains.upper, domains.case) if isinstance(domains, Domains) else None
         found = pgd(program, spec, points, self.plan.steps, self._seed(), self.expired, regions)
         return self._replayed(spec, found)
 
@@ -207,17 +215,7 @@ class _Run:
         referee = program if dtype == torch.float64 else Program.prepare(self.problem.graph, torch.float64, device)
         left: list[str] = []
         for spec in specs:
-            task = Task(
-                program,
-                spec,
-                referee,
-                neurons=self.plan.neurons,
-                depth=self.plan.depth,
-                budget=self.options.memory // 8,
-            )
-            attack = partial(self._attack_domains, attacker, spec) if self.options.attack else None
-            limits = Limits(self.plan.batch, self.plan.helper, self.expired, attack)
-            outcome = search(task, limits, partial(self._confirm, spec), self._search_told)
+            outcome = self._searched(spec, program, attacker, referee)
             self.domains += outcome.domains
             if outcome.verdict is Verdict.SAT:
                 return self._result(Verdict.SAT, outcome.witness)
@@ -228,6 +226,17 @@ class _Run:
         if left:
             return self._result(Verdict.UNKNOWN, reason="; ".join([left[0], *self.problem.prop.limits]))
         return self._result(Verdict.UNSAT)
+
+    def _searched(self, spec: Spec, program: Program, attacker: Program, referee: Program) -> Outcome:
+        """Branch and bound on one group of cases."""
+        plan, attempt = self.plan, partial(self._confirm, spec)
+        attack = partial(self._attack_domains, attacker, spec) if self.options.attack else None
+        limits = Limits(plan.batch, plan.helper, self.expired, attack, plan.crowd)
+        budget = self.options.memory // 8
+        if plan.engine == "phases":
+            return search_phases(program, referee, spec, limits, attempt, self._search_told, plan.batch, budget)
+        task = Task(program, spec, referee, neurons=plan.neurons, depth=plan.depth, budget=budget)
+        return search(task, limits, attempt, self._search_told)
 
     def _confirm(self, spec: Spec, point: Tensor, case: Tensor) -> Witness | None:
         """Round a point to float32 inside its case's witness box and replay it on the original model."""

@@ -4,12 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from verinn.bounds.interval import Interval
+
+
+class Batch(Protocol):
+    """Subproblems of any kind of search, as the store and the loop see them."""
+
+    @property
+    def share(self) -> Tensor:
+        """float64 (D,): how much of the whole search each stands for."""
+
+    @property
+    def worst(self) -> Tensor:
+        """float64 (D,): the least promising lower bound seen."""
+
+    def __len__(self) -> int: ...
+
+    def part(self, start: int, stop: int) -> Self: ...
+
+    @staticmethod
+    def joined(parts: Sequence[Any]) -> Any:
+        """Batches of this kind one after the other."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +81,10 @@ class Domains:
     def part(self, start: int, stop: int) -> Domains:
         return self.select(torch.arange(start, min(stop, len(self)), device=self.case.device))
 
+    @staticmethod
+    def joined(parts: Sequence[Domains]) -> Domains:
+        return join(parts)
+
 
 def join(parts: Sequence[Domains]) -> Domains:
     """Batches one after the other; lists of splits are padded to the same length."""
@@ -87,20 +112,20 @@ class Store:
     """Open domains, last in first out: memory stays small, and a branch is finished before the next."""
 
     def __init__(self) -> None:
-        self._parts: list[Domains] = []
+        self._parts: list[Batch] = []
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
 
-    def push(self, domains: Domains) -> None:
+    def push(self, domains: Batch) -> None:
         if len(domains):
             self._parts.append(domains)
             self._count += len(domains)
 
-    def pop(self, most: int) -> Domains:
+    def pop(self, most: int) -> Batch:
         """Up to ``most`` domains."""
-        taken: list[Domains] = []
+        taken: list[Batch] = []
         room = most
         while self._parts and room:
             part = self._parts.pop()
@@ -109,11 +134,11 @@ class Store:
                 part = part.part(len(part) - room, len(part))
             taken.append(part)
             room -= len(part)
-        result = join(taken)
+        result: Batch = taken[0].joined(taken)
         self._count -= len(result)
         return result
 
-    def sample(self, most: int) -> Domains:
+    def sample(self, most: int) -> Batch:
         """Some open domains: those that would be taken next. The store must not be empty."""
         return self._parts[-1].part(0, most)
 
