@@ -16,7 +16,7 @@ from verinn.ops.pool import MaxPool
 from verinn.ops.program import Program, Step
 
 #: bytes for one block of coefficients on a CPU: what fits into its caches, and what malloc reuses
-CACHE = 8 << 20
+CACHE = 6 << 20
 
 
 def split_inputs(program: Program, x: Tensor) -> dict[str, Tensor]:
@@ -111,8 +111,11 @@ def _refined(
     flat_low, flat_high = low.flatten(1), high.flatten(1)
     for part in _blocks(relaxation.program, step, mask, _room(budget, low)):
         index, sign = _both_ways(part)
-        form = Backward(relaxation).run({step.node.name: OneHot(index, sign)})
-        least = form.minimum(lower, upper) if cutter is None else cutter.minimum(form, lower, upper)
+        start = {step.node.name: OneHot(index, sign)}
+        if cutter is None:
+            least = Backward(relaxation).minimum(start, lower, upper)
+        else:
+            least = cutter.minimum(Backward(relaxation).run(start), lower, upper)
         least = least.unflatten(1, (-1, 2, part.shape[2]))
         down, up = (_narrow(least[:, :, i].flatten(1), low.dtype) for i in range(2))
         where = part.flatten(1).expand(len(low), -1)

@@ -246,8 +246,7 @@ def footprint(program: Program, name: str) -> int:
                 other = pending[value]
                 window = None if other is None else window.union(other)
             pending[value] = window if window is not None and window.small(size) else None
-            most = max(most, _held(pending[value], size))
-    return most
+    return max([most, *(_held(window, program.shapes[value]) for value, window in pending.items())])
 
 
 def _held(window: Window | None, shape: Shape) -> int:
@@ -268,10 +267,11 @@ def places(mask: Tensor, shape: Shape, most: int) -> Iterator[Tensor]:
     while start < end:
         each = sizes[start]
         stop = start + 1
-        while stop < end and (stop - start) * each < most and 2 * sizes[stop] >= each:
+        while stop < end and (stop + 1 - start) * each <= most and 2 * sizes[stop] >= each:
             stop += 1
         part = slice(start, stop)
         real = torch.arange(each, device=mask.device) < counts[part].unsqueeze(1)
         channel = torch.where(real, chosen[part, :each], chosen[part, :1])
-        yield (channel * area + order[part].unsqueeze(1)).unsqueeze(0)
+        index = (channel * area + order[part].unsqueeze(1)).unsqueeze(0)
+        yield from index.split(min(each, most), dim=2)
         start = stop

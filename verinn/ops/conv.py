@@ -58,23 +58,44 @@ def transposed(
     Pixels beyond the last window get zero. The memory format of the answer is whatever was quickest.
     """
     strides, dilations, kernel = attrs["strides"], attrs["dilations"], weight.shape[2:]
-    if len(sizes) == 2 and max(strides) > 1 and attrs["groups"] == 1:
-        if max(dilations) == 1 and min(weight.shape[:2]) < NARROW:
+    if len(sizes) == 2 and max(dilations) == attrs["groups"] == 1:
+        if max(a.shape[2:]) == 1:  # one place: a product of matrices
+            flat: Tensor = a.flatten(1) @ weight.permute(0, 2, 3, 1).flatten(1)
+            return _cut(flat.reshape(-1, *kernel, weight.shape[1]).permute(0, 3, 1, 2), begins, sizes)
+        if max(strides) > max(kernel) == 1:
+            return _cut(_spaced(F.conv2d(a, weight.transpose(0, 1)), strides), begins, sizes)
+        if max(strides) > 1 and min(weight.shape[:2]) < NARROW:
             return _by_phase(a, weight, strides, begins, sizes)
+    if len(sizes) == 2 and max(strides) > 1:
         a = a.contiguous(memory_format=torch.channels_last)
     axes = range(len(sizes))
     reach = [(a.shape[2 + i] - 1) * strides[i] + dilations[i] * (kernel[i] - 1) + 1 for i in axes]
     extra = [sizes[i] - reach[i] + 2 * begins[i] for i in axes]
     # torch cuts as much at the end as at the beginning, and adds less than a step there
-    fits = all(extra[i] < max(strides[i], dilations[i]) for i in axes)
-    cut = tuple(begins) if fits else (0,) * len(sizes)
-    added = tuple(max(0, e) for e in extra) if fits else 0
-    y = _TRANSPOSED[len(sizes)](a, weight, None, strides, cut, added, attrs["groups"], dilations)
-    if not fits:
-        y = F.pad(y, torch_pads([0] * len(sizes) + [begins[i] + sizes[i] - reach[i] for i in axes]))
+    if any(extra[i] >= max(strides[i], dilations[i]) for i in axes):
+        whole = _TRANSPOSED[len(sizes)](a, weight, None, strides, 0, 0, attrs["groups"], dilations)
+        return _cut(whole, begins, sizes)
+    added = tuple(max(0, e) for e in extra)
+    y = _TRANSPOSED[len(sizes)](a, weight, None, strides, tuple(begins), added, attrs["groups"], dilations)
+    return _cut(y, [0] * len(sizes), sizes)
+
+
+def _cut(y: Tensor, begins: Sequence[int], sizes: Sequence[int]) -> Tensor:
+    """Pixels begin … begin + size − 1 of each axis, zero beyond the last."""
+    axes = range(len(sizes))
+    missing = [max(0, begins[i] + sizes[i] - y.shape[2 + i]) for i in axes]
+    if any(missing):
+        y = F.pad(y, torch_pads([0] * len(sizes) + missing))
     for i in axes:
-        y = y.narrow(2 + i, 0 if fits else begins[i], sizes[i])
+        y = y.narrow(2 + i, begins[i], sizes[i])
     return y
+
+
+def _spaced(y: Tensor, strides: Sequence[int]) -> Tensor:
+    """Pixels moved a stride apart, zeros between them."""
+    apart = y.new_zeros((*y.shape[:2], *((n - 1) * stride + 1 for n, stride in zip(y.shape[2:], strides, strict=True))))
+    apart[:, :, :: strides[0], :: strides[1]] = y
+    return apart
 
 
 def _by_phase(a: Tensor, weight: Tensor, strides: Sequence[int], begins: Sequence[int], sizes: Sequence[int]) -> Tensor:
@@ -91,9 +112,9 @@ def _by_phase(a: Tensor, weight: Tensor, strides: Sequence[int], begins: Sequenc
     count = [-(-size // stride) for size, stride in zip(sizes, strides, strict=True)]
     before = [taps[i] - 1 - (begins[i] + lead[i]) // strides[i] for i in range(2)]
     after = [count[i] - a.shape[2 + i] + taps[i] - 1 - before[i] for i in range(2)]
-    if before == after and min(before) >= 0:
-        y = F.conv2d(a, w, None, 1, before)
-    else:
-        y = F.conv2d(F.pad(a, torch_pads([*before, *after])), w)
-    y = y.reshape(-1, channels, *strides, *count).permute(0, 1, 4, 2, 5, 3)
-    return y.reshape(-1, channels, count[0] * strides[0], count[1] * strides[1])[..., : sizes[0], : sizes[1]]
+    around = [max(0, *pair) for pair in zip(before, after, strict=True)]
+    y = F.conv2d(a, w, None, 1, around)
+    y = y[:, :, around[0] - before[0] :, around[1] - before[1] :][:, :, : count[0], : count[1]]
+    y = y.unflatten(1, (channels, *strides)).permute(0, 1, 4, 2, 5, 3)
+    y = y.reshape(-1, channels, count[0] * strides[0], count[1] * strides[1])
+    return _cut(y, (0, 0), sizes)
