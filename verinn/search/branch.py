@@ -17,10 +17,27 @@ from verinn.search.task import Task
 
 
 def branch(
-    task: Task, domains: Domains, relaxation: Relaxation, a: Tensor, weights: Tensor, costs: Mapping[str, Tensor]
+    task: Task,
+    domains: Domains,
+    relaxation: Relaxation,
+    a: Tensor,
+    weights: Tensor,
+    costs: Mapping[str, Tensor],
+    stakes: Tensor | None = None,
 ) -> tuple[Domains | None, int]:
-    """Children of open domains, and how many could not be split."""
+    """Children of open domains, and how many could not be split.
+
+    ``stakes`` (D, n): what halving each input would decide, where something is known of that; such domains
+    are halved there, unless they are deep already.
+    """
     chosen = _choose_neurons(task, domains, relaxation, costs)
+    width = domains.upper - domains.lower
+    score = (a.abs() * weights.unsqueeze(-1)).sum(1) * width
+    score = torch.where(score.sum(1, keepdim=True) > 0, score, width)
+    if stakes is not None:
+        told = ((stakes > 0).any(1) & ~_deep(task, domains)).unsqueeze(1)
+        chosen = torch.where(told, -1, chosen)
+        score = torch.where(told, stakes, score)
     made: list[Domains] = []
     for number in range(len(task.relus)):
         mine = (chosen[:, 0] == number).nonzero().squeeze(1)
@@ -29,9 +46,13 @@ def branch(
     rest = (chosen[:, 0] < 0).nonzero().squeeze(1)
     stuck = 0
     if len(rest):
-        halves, stuck = _split_input(domains.select(rest), a[rest], weights[rest])
+        halves, stuck = _split_input(domains.select(rest), score[rest])
         made.extend(halves)
     return (join(made) if made else None), stuck
+
+
+def _deep(task: Task, domains: Domains) -> Tensor:
+    return domains.share * len(task.spec.cases) <= 0.5**task.depth
 
 
 def _choose_neurons(task: Task, domains: Domains, relaxation: Relaxation, costs: Mapping[str, Tensor]) -> Tensor:
@@ -52,8 +73,7 @@ def _choose_neurons(task: Task, domains: Domains, relaxation: Relaxation, costs:
         best = torch.where(better, value, best)
         chosen[better, 0] = number
         chosen[better, 1] = where[better]
-    deep = domains.share * len(task.spec.cases) <= 0.5**task.depth
-    few = (unstable > 0) & ((unstable <= task.neurons) | deep) & best.isfinite()
+    few = (unstable > 0) & ((unstable <= task.neurons) | _deep(task, domains)) & best.isfinite()
     return torch.where(few.unsqueeze(1), chosen, -1)
 
 
@@ -109,13 +129,10 @@ def _tidied(domains: Domains) -> Domains:
     )
 
 
-def _split_input(domains: Domains, a: Tensor, weights: Tensor) -> tuple[list[Domains], int]:
-    """Halves each box in the dimension where width times coefficients is greatest."""
+def _split_input(domains: Domains, score: Tensor) -> tuple[list[Domains], int]:
+    """Halves each box in the dimension where the score (D, n) is greatest."""
     lower, upper = domains.lower, domains.upper
-    width = upper - lower
-    score = (a.abs() * weights.unsqueeze(-1)).sum(1) * width
-    score = torch.where(score.sum(1, keepdim=True) > 0, score, width)
-    middle = lower + width / 2
+    middle = lower + (upper - lower) / 2
     score = torch.where((middle > lower) & (middle < upper), score, -1.0)
     value, axis = score.max(1, keepdim=True)
     fine = (value >= 0).squeeze(1)

@@ -24,6 +24,7 @@ from verinn.search.cuts import SplitRows
 from verinn.search.spec import Spec
 from verinn.search.store import Domains
 from verinn.search.task import Task as Task
+from verinn.search.tighten import tighten
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,8 +131,7 @@ def explore(task: Task, domains: Domains) -> Explored:
     count = int(live.sum())
     closed = len(domains) - count
     if count == 0:
-        none = domains.lower.new_zeros((0, domains.lower.shape[1]))
-        return Explored(None, closed, none, domains.case[:0])
+        return _nothing_left(domains, closed)
     relaxation = bounded.relaxation.select(live)
     costs = {name: cost[live] for name, cost in bounded.costs.items()}
     left = Domains(
@@ -146,10 +146,21 @@ def explore(task: Task, domains: Domains) -> Explored:
         domains.share[live],
         worst[live],
     )
+    a, stakes = bounded.a[live], None
+    if task.contractor is not None:
+        left, relaxation, kept, stakes = tighten(task.contractor, task.spec, left, relaxation, a, bounded.c[live])
+        closed += count - len(left)
+        if not len(left):
+            return _nothing_left(domains, closed)
+        a, costs = a[kept], {name: cost[kept] for name, cost in costs.items()}
     weights = _open_rows(task.spec, left.open)
-    points = _points(left, bounded.a[live], weights)
-    children, stuck = branch(task, left, relaxation, bounded.a[live], weights, costs)
+    points = _points(left, a, weights)
+    children, stuck = branch(task, left, relaxation, a, weights, costs, stakes)
     return Explored(children, closed, points, left.case.repeat(2), stuck, float(left.worst.min()))
+
+
+def _nothing_left(domains: Domains, closed: int) -> Explored:
+    return Explored(None, closed, domains.lower[:0], domains.case[:0])
 
 
 def _refereed(careful: Task, domains: Domains, bounded: _Bounded, still: Tensor) -> Tensor:
@@ -229,7 +240,10 @@ def _open_rows(spec: Spec, open_: Tensor) -> Tensor:
 
 
 def _points(domains: Domains, a: Tensor, weights: Tensor) -> Tensor:
-    """Two points of each domain that may violate: the middle, and the corner that lowers the open rows."""
+    """Two points of each domain that may violate: the middle, and the corner that lowers the open rows.
+
+    In float32, as witnesses are: the middle of a small box around the only one is rounded to it.
+    """
     lower, upper = domains.lower, domains.upper
     mix = (a * weights.unsqueeze(-1)).sum(1)
-    return torch.cat([(lower + upper) / 2, torch.where(mix > 0, lower, upper)])
+    return torch.cat([(lower + upper) / 2, torch.where(mix > 0, lower, upper)]).float().double()
