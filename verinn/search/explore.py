@@ -22,7 +22,7 @@ from verinn.ops.base import Elementwise
 from verinn.search.branch import branch
 from verinn.search.cuts import SplitRows
 from verinn.search.spec import Spec
-from verinn.search.store import Domains
+from verinn.search.store import Batch, Domains
 from verinn.search.task import Task as Task
 from verinn.search.tighten import tighten
 
@@ -34,7 +34,7 @@ class Explored:
     ``stuck``: domains that are open and can't be split any more (they make `unsat` impossible).
     """
 
-    children: Domains | None
+    children: Batch | None
     closed: int
     points: Tensor
     cases: Tensor

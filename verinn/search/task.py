@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,6 +15,9 @@ from verinn.ops.program import Program, Step
 from verinn.search.spec import Spec
 from verinn.search.store import Domains
 from verinn.search.tighten import pays
+
+if TYPE_CHECKING:
+    from verinn.search.explore import Explored
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +63,23 @@ class Task:
     def kept(self) -> tuple[str, ...]:
         """Values whose intervals are handed down: inputs of nonlinear steps."""
         return tuple(dict.fromkeys(s.node.inputs[0] for s in self.program.steps if not s.affine))
+
+    @property
+    def due(self) -> float:
+        return math.inf
+
+    def renewed(self) -> Task | None:
+        """Nothing is learned of all domains at once."""
+        return self
+
+    def fit(self, domains: Domains) -> Domains:
+        return domains
+
+    def explore(self, domains: Domains) -> Explored:
+        """One step of the search on a batch."""
+        from verinn.search.explore import explore  # which works on tasks
+
+        return explore(self, domains)
 
     def root(self) -> Domains:
         """One domain for each case."""
