@@ -220,7 +220,8 @@ class _Adam:
         widths = now.alpha.shape[1], now.beta.shape[1], now.gamma.shape[1]
         zero = now.alpha.new_zeros((len(now.alpha), sum(widths)))
         # a split multiplier weighs against the coefficients of its layer; a goal against what is bounded
-        typical = primal.a.abs().amax(1, keepdim=True) * 0.2
+        stable = primal.a.new_zeros((len(primal.a), 1))  # where no neuron is unstable, there is nothing to weigh
+        typical = torch.cat([primal.a.abs(), stable], 1).amax(1, keepdim=True) * 0.2
         beta = typical.clamp(min=1e-6).expand(-1, widths[1])
         if rows.source is None:
             gamma = torch.ones_like(now.gamma)

@@ -160,10 +160,15 @@ def branch(task: PhaseTask, domains: Phases, primal: Primal) -> tuple[Phases | N
     while len(domains) << (levels + 1) <= task.width and levels < 4:
         levels += 1
     chosen = choose(task, domains, primal, levels)
-    for level in range(levels):
-        domains = split(domains, chosen[:, level])
-        chosen = torch.cat([chosen, chosen])
-    return domains, stuck
+    found = chosen[:, 0] >= 0
+    stuck += int((~found).sum())
+    domains, chosen = domains.select(found), chosen[found]
+    for level in range(chosen.shape[1]):
+        # where no neuron is left for this level, the domain is kept once
+        kept = torch.cat([torch.ones_like(chosen[:, level], dtype=torch.bool), chosen[:, level] >= 0])
+        domains = split(domains, chosen[:, level]).select(kept)
+        chosen = torch.cat([chosen, chosen])[kept]
+    return (domains if len(domains) else None), stuck
 
 
 def estimates(domains: Phases, primal: Primal) -> tuple[Tensor, Tensor]:
@@ -206,7 +211,17 @@ def tried(task: PhaseTask, domains: Phases, column: Tensor) -> Tensor:
     children = split(repeated, column.flatten())
     value = evaluate(task.frame, task.goals, children.rows(task.allowed), children.multipliers, primal=False).value
     value = torch.maximum(value, repeated.worst.to(value.dtype).repeat(2)).clamp(max=0)
-    return value.reshape(2, size, count).sum(0)
+    pair = value.reshape(2, size, count)
+    import os
+    m = os.environ.get('RED', 'sum')
+    if m == 'min':
+        return pair.amin(0) + 0.1 * pair.amax(0)
+    if m == 'max':
+        return pair.amax(0) + 0.1 * pair.amin(0)
+    if m == 'prod':
+        gain = pair - domains.worst.to(pair.dtype).unsqueeze(1) + 1e-6
+        return gain[0] * gain[1]
+    return pair.sum(0)
 
 
 def split(domains: Phases, column: Tensor) -> Phases:
@@ -229,7 +244,7 @@ def split(domains: Phases, column: Tensor) -> Phases:
                 splits=torch.cat([domains.splits, column.unsqueeze(1)], 1),
                 phase=torch.cat([domains.phase, torch.where(real, phase, zero)], 1),
                 beta=torch.cat([domains.beta, zero], 1),
-                share=domains.share / 2,
+                share=torch.where(real[:, 0], domains.share / 2, domains.share),
             )
         )
     return Phases.joined(halves)
