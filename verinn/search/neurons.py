@@ -211,17 +211,7 @@ def tried(task: PhaseTask, domains: Phases, column: Tensor) -> Tensor:
     children = split(repeated, column.flatten())
     value = evaluate(task.frame, task.goals, children.rows(task.allowed), children.multipliers, primal=False).value
     value = torch.maximum(value, repeated.worst.to(value.dtype).repeat(2)).clamp(max=0)
-    pair = value.reshape(2, size, count)
-    import os
-    m = os.environ.get('RED', 'sum')
-    if m == 'min':
-        return pair.amin(0) + 0.1 * pair.amax(0)
-    if m == 'max':
-        return pair.amax(0) + 0.1 * pair.amin(0)
-    if m == 'prod':
-        gain = pair - domains.worst.to(pair.dtype).unsqueeze(1) + 1e-6
-        return gain[0] * gain[1]
-    return pair.sum(0)
+    return value.reshape(2, size, count).sum(0)
 
 
 def split(domains: Phases, column: Tensor) -> Phases:
