@@ -233,7 +233,8 @@ class _Run:
         attack = partial(self._attack_domains, attacker, spec) if self.options.attack else None
         limits = Limits(plan.batch, plan.helper, self.expired, attack, plan.crowd)
         budget = self.options.memory // 8
-        task = Task(program, spec, referee, neurons=plan.neurons, depth=plan.depth, budget=budget)
+        base = program if plan.engine == "boxes" else referee
+        task = Task(base, spec, referee, neurons=plan.neurons, depth=plan.depth, budget=budget)
         # where contraction decides phases from the inputs, halving them is the better search however many they are
         if plan.engine == "phases" and task.contractor is None:
             return search_phases(program, referee, spec, limits, attempt, self._search_told, plan.batch, budget)
