@@ -17,6 +17,7 @@ from verinn.bounds.certify import certified
 from verinn.bounds.climb import Goals, Multipliers, Pace, Rows, climb, evaluate
 from verinn.bounds.crown import Relaxation
 from verinn.bounds.dual import Columns, Frame, Primal
+from verinn.exact.leaves import Refiner
 from verinn.ops.program import Program
 from verinn.search.explore import Explored
 from verinn.search.phases import Phases
@@ -44,23 +45,30 @@ class PhaseTask:
     gamma: Tensor
     spec: Spec
     case: int
-    referee: Program
+    careful: Relaxation  # the box in float64: what proves
     width: int = 64
-    pace: Pace = field(default_factory=lambda: Pace(12))
-    candidates: int = 3
+    pace: Pace = field(default_factory=lambda: Pace(8, beta=0.4, decay=0.93))
+    candidates: int = 5
     renewals: int = 0
     expired: Callable[[], bool] = lambda: False
+    made: list[Refiner] = field(default_factory=list)  # see ``refiner``: renewals share it
 
     @cached_property
     def frame(self) -> Frame:
         dtype = self.relaxation.program.dtype
         return Frame.of(self.relaxation, self.lower.to(dtype), self.upper.to(dtype), self.columns)
 
-    @cached_property
-    def careful(self) -> Relaxation:
-        """The root's relaxation in float64."""
-        known = {name: (low.double(), high.double()) for name, (low, high) in self.relaxation.intervals.items()}
-        return Relaxation(self.referee, known)
+    @property
+    def referee(self) -> Program:
+        """The network in float64."""
+        return self.careful.program
+
+    @property
+    def refiner(self) -> Refiner:
+        """The linear programmes of this search."""
+        if not self.made:
+            self.made.append(Refiner(self.careful, self.columns, self.goals, self.lower, self.upper, self.expired))
+        return self.made[0]
 
     @cached_property
     def strict(self) -> bool:
@@ -133,10 +141,20 @@ def explore_phases(task: PhaseTask, domains: Phases) -> Explored:
     ).select(live)
     count = empty + int(closed.sum())
     points = promising(task, primal.corner)
+    primal = primal.select(live)
+    ends = (~left.free.any(1)).nonzero().squeeze(1)
+    if len(ends):  # nothing to split: a linear programme decides
+        refuted, some = task.refiner.settled(
+            left.lower[ends], left.upper[ends], task.allowed, task.certified, task.strict
+        )
+        points = torch.cat([some, points.double()])
+        open_ = torch.ones(len(left), dtype=torch.bool, device=best.device)
+        open_[ends[refuted]] = False
+        left, primal, count = left.select(open_), primal.select(open_), count + int(refuted.sum())
     case = torch.full((len(points),), task.case, dtype=torch.int64, device=best.device)
     if not len(left):
         return Explored(None, count, points, case)
-    children, stuck = branch(task, left, primal.select(live))
+    children, stuck = branch(task, left, primal)
     return Explored(children, count, points, case, stuck, float(left.worst.min()))
 
 
