@@ -22,7 +22,7 @@ from verinn.ops.conv import Conv, transposed
 from verinn.ops.program import Program, Step
 
 #: windows of more than this part of an image are held as whole images
-LARGEST_PART = 0.6
+LARGEST_PART = 0.8
 
 
 @dataclass(frozen=True)
