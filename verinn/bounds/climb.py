@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from verinn.bounds.domain import split_inputs
-from verinn.bounds.dual import Frame, Pieces, Primal, pieces
+from verinn.bounds.dual import Frame, Primal, pieces
 from verinn.ops.program import Program
 
 
@@ -120,7 +120,7 @@ def evaluate(frame: Frame, goals: Goals | None, rows: Rows, multipliers: Multipl
         one = one.scatter_(1, rows.index.unsqueeze(1), rows.sign.unsqueeze(1)).reshape(size, *shape)
         start[rows.source] = start[rows.source] + one if rows.source in start else one
         if goals is None:
-            last = next((i for i, step in enumerate(program.steps) if step.node.name == rows.source), -1)  # −1: an input
+            last = next((i for i, step in enumerate(program.steps) if step.node.name == rows.source), -1)
     trace = frame.back(start, const, lines, multipliers.pull(rows))
     count = len(frame.columns.names)
     empty = const.new_zeros((size, 0))
