@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -19,6 +20,8 @@ from verinn.search.bab import Limits, Outcome, Tell, Try, search
 from verinn.search.neurons import PhaseTask
 from verinn.search.spec import Spec
 
+Expired = Callable[[], bool]
+
 #: conjunctions that are bounded together
 BLOCK = 512
 
@@ -27,13 +30,25 @@ BLOCK = 512
 class _Box:
     """One case: its box, relaxed."""
 
-    relaxation: Relaxation
-    columns: Columns
+    relaxation: Relaxation  # in the search's dtype
+    careful: Relaxation  # in float64
     spec: Spec
     case: int
-    referee: Program
     width: int
     expired: Callable[[], bool]
+
+    @staticmethod
+    def of(careful: Relaxation, program: Program, spec: Spec, case: int, width: int, expired: Expired) -> _Box:
+        """The box as the search sees it, from what is known of it in float64."""
+        known = {
+            name: (cast_down(low, program.dtype), cast_up(high, program.dtype))
+            for name, (low, high) in careful.intervals.items()
+        }
+        return _Box(Relaxation(program, known), careful, spec, case, width, expired)
+
+    @cached_property
+    def columns(self) -> Columns:
+        return columns_of(self.relaxation)
 
     def task(self, goals: Goals, rows: Tensor) -> PhaseTask:
         """The search for a violation of all of some goals, of which ``rows`` (R,) are rows of the spec."""
@@ -54,7 +69,7 @@ class _Box:
             torch.full((1, len(goals)), 1.0 / max(1, len(goals)), dtype=low.dtype, device=low.device),
             self.spec,
             self.case,
-            self.referee,
+            self.careful,
             self.width,
             expired=self.expired,
         )
@@ -96,13 +111,10 @@ def search_phases(
     """Decide a group of cases by splitting ReLUs. The outcome is `unknown` where other nonlinearities stay loose."""
     domains, reasons = 0, []
     for case in range(len(spec.cases)):
-        lower, upper = cast_down(spec.lower[case], program.dtype), cast_up(spec.upper[case], program.dtype)
         with torch.no_grad():
-            relaxation = relax(program, lower.unsqueeze(0), upper.unsqueeze(0), budget=budget)
-            if limits.expired():
-                return Outcome(Verdict.TIMEOUT, reason="time is up", domains=domains)
-            box = _Box(relaxation, columns_of(relaxation), spec, case, referee, width, limits.expired)
-            tasks = _open(box)
+            tasks = _tasks(program, referee, spec, case, width, budget, limits.expired)
+        if limits.expired():
+            return Outcome(Verdict.TIMEOUT, reason="time is up", domains=domains)
         domains += spec.conjunctions
         for task in tasks:
             outcome = search(task, limits, attempt, tell)
@@ -116,16 +128,39 @@ def search_phases(
     return Outcome(Verdict.UNSAT, domains=domains)
 
 
-def _open(box: _Box) -> list[PhaseTask]:
-    """Searches for the conjunctions that one climb doesn't refute, the nearest to a proof first."""
-    left: list[tuple[float, PhaseTask]] = []
-    for block in torch.arange(box.spec.conjunctions).split(BLOCK):
-        left.extend(_climbed(box, block.to(box.spec.owner.device)))
-    left.sort(key=lambda pair: -pair[0])
-    return [task for _, task in left]
+def _tasks(
+    program: Program, referee: Program, spec: Spec, case: int, width: int, budget: int, expired: Expired
+) -> list[PhaseTask]:
+    """Searches for what one climb doesn't refute in a box, the nearest to a proof first.
+
+    The box is relaxed in the search's dtype first; in float32 the price of rounding makes many intervals
+    wider than they need be, so what is open after that is relaxed again in float64.
+    """
+    lower, upper = spec.lower[case : case + 1], spec.upper[case : case + 1]
+    ends = cast_down(lower, program.dtype), cast_up(upper, program.dtype)
+    rough = relax(program, *ends, budget=budget)
+    known = {name: (low.double(), high.double()) for name, (low, high) in rough.intervals.items()}
+    every = torch.arange(spec.conjunctions, device=spec.owner.device)
+    if expired():
+        return []
+    left = _open(_Box.of(Relaxation(referee, known), program, spec, case, width, expired), every)
+    if not left or expired() or program.dtype == torch.float64:
+        return [task for _, _, task in left]
+    fine = relax(referee, lower, upper, known, budget=budget)
+    again = torch.tensor([j for _, j, _ in left], device=every.device)
+    left = _open(_Box.of(fine, program, spec, case, width, expired), again)
+    return [task for _, _, task in left]
 
 
-def _climbed(box: _Box, conjunctions: Tensor) -> list[tuple[float, PhaseTask]]:
+def _open(box: _Box, conjunctions: Tensor) -> list[tuple[float, int, PhaseTask]]:
+    """Conjunctions that one climb doesn't refute, the nearest to a proof first: bound, number and search."""
+    left: list[tuple[float, int, PhaseTask]] = []
+    for block in conjunctions.split(BLOCK):
+        left.extend(_climbed(box, block))
+    return sorted(left, key=lambda one: -one[0])
+
+
+def _climbed(box: _Box, conjunctions: Tensor) -> list[tuple[float, int, PhaseTask]]:
     """Conjunctions bounded in one pass: those that stay open, each with its bound and its multipliers."""
     owner = box.spec.owner
     every = (owner.unsqueeze(0) == conjunctions.unsqueeze(1)).any(0).nonzero().squeeze(1)
@@ -147,7 +182,6 @@ def _climbed(box: _Box, conjunctions: Tensor) -> list[tuple[float, PhaseTask]]:
         if proof[i] > 0 or (strict and proof[i] >= 0 and float(found.gamma[i].sum()) > 0):
             continue
         fresh = box.task(box.goals(own), own)
-        left.append(
-            (float(best[i]), replace(fresh, alpha=found.alpha[i : i + 1], gamma=found.gamma[i : i + 1][:, allowed[i]]))
-        )
+        gamma = found.gamma[i : i + 1][:, allowed[i]]
+        left.append((float(best[i]), j, replace(fresh, alpha=found.alpha[i : i + 1], gamma=gamma)))
     return left
