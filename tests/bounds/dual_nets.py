@@ -185,6 +185,7 @@ def split_rows(rng: Rng, net: Bounded, size: int, splits: int, goals: int) -> Ro
     """Rows in domains of their own: some neurons' phases fixed, some intervals a little narrower."""
     low, high = (end.expand(size, -1).clone() for end in net.known)
     count = net.columns.count
+    splits = min(splits, count)
     chosen, phase = -torch.ones((size, splits), dtype=torch.int64), torch.zeros((size, splits), dtype=low.dtype)
     for b in range(size):
         some = rng.permutation(count)[: int(rng.integers(0, min(splits, count) + 1))]

@@ -53,7 +53,7 @@ def relaxation_of(root: Relaxation, columns: Columns, rows: Rows, multipliers: M
     pull = multipliers.pull(rows)
     for i, (name, source) in enumerate(zip(columns.names, columns.sources, strict=True)):
         index, part = columns.index[i], columns.part(i)
-        low, high = root.intervals[source]
+        low, high = intervals[source]  # which another ReLU that reads it may have narrowed
         shape = low.shape[1:]
 
         def filled(base: Tensor, values: Tensor, index: Tensor = index, shape: torch.Size = shape) -> Tensor:
