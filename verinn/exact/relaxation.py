@@ -12,7 +12,7 @@ is a violation.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -28,6 +28,10 @@ from verinn.ops.base import Affine
 
 #: rows that are pulled back to the inputs together
 _BLOCK = 128
+#: a dual that is zero but for rounding; programmes are scaled so that the sum of their duals is one
+_NOTHING = 1e-8
+#: no multiplier is greater: what it weighs is then finite
+_MOST = 1e100
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +40,7 @@ class Forms:
 
     Inputs of the U ReLUs: z = inner·(x, h) + inner_c; goals: outer·(x, h) + outer_c, at most zero where a
     violation is. ``inner`` (U, n + U), ``outer`` (G, n + U); x the n inputs, h the ReLUs' outputs.
-    ``lower``, ``upper`` (n,): the box.
+    ``lower``, ``upper`` (n,): the box. ``unit`` (U,): about the size of each z, to measure it in.
     """
 
     inner: csr_matrix
@@ -45,6 +49,7 @@ class Forms:
     outer_c: np.ndarray
     lower: np.ndarray
     upper: np.ndarray
+    unit: np.ndarray
 
     @property
     def neurons(self) -> int:
@@ -73,7 +78,15 @@ def forms_of(relaxation: Relaxation, columns: Columns, goals: Goals, lower: Tens
     width = lower.shape[1] + columns.count
     inner = vstack([rows for rows, _ in blocks], format="csr") if blocks else csr_matrix((0, width))
     inner_c = np.concatenate([c for _, c in blocks]) if blocks else np.zeros(0)
-    return Forms(inner, inner_c, outer, outer_c, lower[0].cpu().numpy(), upper[0].cpu().numpy())
+    box = lower[0].cpu().numpy(), upper[0].cpu().numpy()
+    return Forms(inner, inner_c, outer, outer_c, *box, _units(relaxation, columns))
+
+
+def _units(relaxation: Relaxation, columns: Columns) -> np.ndarray:
+    """None of them much smaller than the rest: of a neuron that hardly moves rounding would make all there is."""
+    sizes = {name: relaxation.size(name) for name in columns.sources}
+    size = columns.gather(sizes)[0].cpu().numpy() if columns.count else np.zeros(0)
+    return np.asarray(np.maximum(size, max(size.max(initial=0.0) * 1e-4, 1e-30)))
 
 
 def _neurons(frame: Frame, step: int, index: Tensor) -> tuple[csr_matrix, np.ndarray]:
@@ -104,7 +117,8 @@ class Duals:
     """Multipliers of one domain: ``alpha``, ``beta`` (U,), ``gamma`` (G,), and the point x (n,), t beside it.
 
     ``beta`` belongs to phases of all ReLUs that have one, z ≤ 0 or z ≥ 0. Together beta and gamma,
-    weighed by the sizes of their rows, make one; ``value`` = t is then the bound.
+    weighed by the sizes of their rows, make one; ``value`` = t is then the bound. ``still`` bool (n,): inputs
+    that the multipliers leave without a coefficient.
     """
 
     alpha: np.ndarray
@@ -112,6 +126,7 @@ class Duals:
     gamma: np.ndarray
     x: np.ndarray
     value: float
+    still: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,21 +151,15 @@ class Domain:
         return np.where(self.high <= 0, 1.0, np.where(self.low >= 0, -1.0, 0.0))
 
     @cached_property
-    def unit(self) -> np.ndarray:
-        """The size of each ReLU's z."""
-        size = np.maximum(np.abs(self.low), np.abs(self.high))
-        return np.where(size > 0, size, 1.0)
-
-    @cached_property
     def _inner(self) -> csr_matrix:
-        scale = diags(np.concatenate([self.forms.radius, self.unit]))
-        return (diags(1 / self.unit) @ self.forms.inner @ scale).tocsr()
+        scale = diags(np.concatenate([self.forms.radius, self.forms.unit]))
+        return (diags(1 / self.forms.unit) @ self.forms.inner @ scale).tocsr()
 
     @cached_property
     def _outer(self) -> tuple[csr_matrix, np.ndarray, np.ndarray]:
         """Goals in units of their size (rows, constants), and that size."""
         forms = self.forms
-        rows = (forms.outer @ diags(np.concatenate([forms.radius, self.unit]))).tocsr()
+        rows = (forms.outer @ diags(np.concatenate([forms.radius, self.forms.unit]))).tocsr()
         c = forms.outer_c + forms.outer[:, : len(forms.middle)] @ forms.middle
         size = np.maximum(np.asarray(abs(rows).max(1).todense()).ravel(), np.abs(c) * 1e-3)
         size = np.where(size > 0, size, 1.0)
@@ -159,7 +168,7 @@ class Domain:
     @cached_property
     def programme(self) -> Programme:
         forms, count, n = self.forms, self.forms.neurons, len(self.forms.middle)
-        free, phase, unit = self.free, self.phase, self.unit
+        free, phase, unit = self.free, self.phase, forms.unit
         outer, outer_c, _ = self._outer
         up = np.where(free, self.high / np.where(free, self.high - self.low, 1.0), 0.0)
         eye = identity(count, format="csr")
@@ -202,6 +211,17 @@ class Domain:
             np.concatenate([wide, endless, np.where(shut, 0.0, np.inf), [np.inf]]),
         )
 
+    @property
+    def inside(self) -> Programme:
+        """The programme of a point that keeps the goals and is as far inside the phases as can be: one that
+        rounding doesn't take out of them."""
+        whole = self.programme
+        matrix = whole.matrix.tolil()
+        matrix[len(whole.row_upper) - self.forms.outer.shape[0] :, -1] = 0.0
+        lower = whole.lower.copy()
+        lower[-1] = -1.0  # phases are in units of their neurons
+        return replace(whole, matrix=csc_matrix(matrix), lower=lower)
+
     def duals(self, answer: Answer) -> Duals:
         """Multipliers from a claimed optimum: whatever it claims, they are finite and of the right sign."""
         count, n = self.forms.neurons, len(self.forms.middle)
@@ -214,11 +234,16 @@ class Domain:
         beta = np.zeros(count)
         beta[self.phase != 0] = (-kept).clip(min=0)
         gamma = (-goals).clip(min=0)
-        x = self.forms.middle + answer.x[:n] * self.forms.radius
         return Duals(
             alpha,
-            beta / self.unit,
-            gamma / self._outer[2],
-            np.minimum(np.maximum(x, self.forms.lower), self.forms.upper),
+            (beta / self.forms.unit).clip(max=_MOST),
+            (gamma / self._outer[2]).clip(max=_MOST),
+            self.point(answer),
             float(answer.x[-1]),
+            (np.abs(answer.reduced[:n]) < _NOTHING) & (self.forms.radius > 0),
         )
+
+    def point(self, answer: Answer) -> np.ndarray:
+        """The inputs (n,) of an answer, inside the box."""
+        x = self.forms.middle + answer.x[: len(self.forms.middle)] * self.forms.radius
+        return np.asarray(np.minimum(np.maximum(x, self.forms.lower), self.forms.upper))
