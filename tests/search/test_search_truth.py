@@ -44,7 +44,11 @@ WAYS: dict[str, dict[str, Any]] = {
     "inputs": {"neurons": 0, "depth": 10**9},
     "neurons": {"neurons": 10**9, "depth": 0},
     "batches of one": {"batch": 1},
+    "phases": {"engine": "phases", "dtype": "float32"},
+    "phases in float64": {"engine": "phases", "dtype": "float64", "batch": 3},
 }
+#: ways in which rounding and single points are looked at
+SOME = ["float64", "float32", "inputs", "neurons", "phases"]
 Use = Callable[..., None]
 
 
@@ -121,7 +125,7 @@ def convex(rng: np.random.Generator, n: int) -> tuple[Layers, np.ndarray, np.nda
     return layers, lower, upper, Fraction(float(evaluate(layers, corners).max()))
 
 
-@pytest.mark.parametrize("way", ["float64", "float32", "inputs", "neurons"])
+@pytest.mark.parametrize("way", SOME)
 def test_the_margin_ladder(way: str, use: Use, tmp_path: Path) -> None:
     """Y_0 ≥ maximum ± 2⁻ᵏ: sat up to the maximum, unsat beyond it or not settled, never the other way."""
     use(helper=False, **WAYS[way])
@@ -141,7 +145,7 @@ def test_the_margin_ladder(way: str, use: Use, tmp_path: Path) -> None:
         assert strict.verdict is not Verdict.SAT
 
 
-@pytest.mark.parametrize("way", ["float64", "float32", "inputs", "neurons"])
+@pytest.mark.parametrize("way", SOME)
 @pytest.mark.parametrize(("slope", "kink"), [(4.0, 1.0), (3.0, 1.0), (7.0, 2.0), (1.0, 0.3)])
 def test_a_single_point_is_never_lost(way: str, slope: float, kink: float, use: Use, tmp_path: Path) -> None:
     """y = −|s x − k| is at least 0 in one point only; where no float32 is that point, there is no witness,
@@ -160,14 +164,14 @@ def test_a_single_point_is_never_lost(way: str, slope: float, kink: float, use: 
     assert decide(twin, apart, tmp_path, True, 1.0).verdict is Verdict.UNSAT
 
 
-def test_both_kinds_of_split_agree(use: Use, tmp_path: Path) -> None:
-    """Splitting inputs only and neurons first, on nets of two hidden layers: the same verdicts."""
+def test_all_kinds_of_split_agree(use: Use, tmp_path: Path) -> None:
+    """Splitting inputs only, neurons first, or nothing but neurons, on nets of two hidden layers: the same verdicts."""
     for seed in range(12):
         rng = np.random.default_rng([77, seed])
         layers = random_layers(rng, (2, 6, 4, 2))
         asserts = random_asserts(rng, ("one", "conjunction", "disjunction", "region")[seed % 4], layers, False)
         found = []
-        for way in ("inputs", "neurons"):
+        for way in ("inputs", "neurons", "phases"):
             use(helper=False, **WAYS[way])
             found.append(decide(layers, asserts, tmp_path, False, 2.0).verdict)
-        assert found[0] is found[1], seed
+        assert found[0] is found[1] is found[2], seed
