@@ -15,7 +15,7 @@ from verinn.result import Verdict, Witness
 from verinn.search.explore import Explored
 from verinn.search.helper import Helper
 from verinn.search.store import Batch, Store
-from verinn.search.work import Work
+from verinn.search.work import Assistant, Work
 
 Try = Callable[[Tensor, Tensor], Witness | None]
 Attack = Callable[[Any], Witness | None]
@@ -88,8 +88,9 @@ class _Search:
                     torch.set_num_threads(1)  # two processes, a core each
                     self.helper = Helper(self.task)
                     pool = ThreadPoolExecutor(2)
-                self._renew()
-                found = self._attack() or (self._alone() if pool is None else self._together(pool))
+                found = self._renew(pool) or self._attack()
+                if found is None and len(self.store) + len(self.running):
+                    found = self._alone() if pool is None else self._together(pool)
                 if found is not None:
                     return self._outcome(Verdict.SAT, witness=found)
                 inside = sum(len(part) for part, _ in self.running.values())
@@ -127,20 +128,36 @@ class _Search:
         self.attacked += time.monotonic() - now
         return found
 
-    def _renew(self) -> None:
-        """When the search has taken long enough, what is known of all its domains is made better."""
-        if self.explored < self.task.due or not len(self.store):
-            return
-        renewed = self.task.renewed()
-        if renewed is None:  # nothing violates anywhere: every domain is closed, those that are out too
-            self.closed += len(self.store)
-            self.store = Store()
-            return
-        self.task = renewed
+    def _renew(self, pool: ThreadPoolExecutor | None) -> Witness | None:
+        """When the search has taken long enough, more is found out about the domains that come next."""
+        if self.explored < self.task.due:
+            return None
+        while self.running:  # both processes are needed
+            found = self._collect()
+            if found is not None:
+                return found
+        if not len(self.store):
+            return None
+        part = self.store.take_worst(self.task.herd)
+        renewed = self.task.renewed(part, self.explored, self._assistant(pool))
+        if renewed is None:  # nothing violates there
+            self.closed += len(part)
+            self.task = self.task.delayed(self.explored)
+        else:
+            self.task, part = renewed
+            self.store.push(part)
+        return None
+
+    def _assistant(self, pool: ThreadPoolExecutor | None) -> Assistant | None:
+        """Something to call functions of the task with, in the second process."""
+        if pool is None or self.helper is None or not self.limits.helper:
+            return None
+        call = self.helper.call
+        return lambda function, *given: pool.submit(call, function, *given)
 
     def _alone(self) -> Witness | None:
         """One batch, in this thread."""
-        part = self.task.fit(self.store.pop(self.batch))
+        part = self.store.pop(self.batch)
         try:
             explored = _guarded(self.task, part)
         except (MemoryError, RuntimeError) as error:
@@ -154,9 +171,13 @@ class _Search:
         busy = {remote for _, remote in self.running.values()}
         for remote in (False, True) if self.limits.helper else (False,):
             if remote not in busy and len(self.store):
-                part = self.task.fit(self.store.pop(min(self.batch, max(16, len(self.store) // 2))))
+                part = self.store.pop(min(self.batch, max(16, len(self.store) // 2)))
                 job = pool.submit(self.helper.explore, part) if remote else pool.submit(_guarded, self.task, part)
                 self.running[job] = part, remote
+        return self._collect()
+
+    def _collect(self) -> Witness | None:
+        """Takes in what is ready, or soon is."""
         ready, _ = wait(self.running, timeout=0.2, return_when=FIRST_COMPLETED)
         for future in ready:
             part, remote = self.running.pop(future)

@@ -1,7 +1,7 @@
-"""A second process that explores domains: on two cores it is faster than a thread, which shares one interpreter.
+"""A second process for a search: on two cores it is faster than a thread, which shares one interpreter.
 
 It is forked from the running search, so it has the program and the spec already, and lives on a pipe:
-domains go in, what was explored comes back. When the pipe closes it ends.
+domains go in, what was explored comes back (or any other function of the task). When the pipe closes it ends.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import pickle
 import signal
 import struct
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -47,11 +48,16 @@ class Helper:
 
     def explore(self, domains: Batch) -> Explored:
         """What the task's ``explore`` returns, or its exception. EOFError or OSError when the process died."""
-        _send(self._target.fileno(), domains)
+        answer = self.call(_explored, domains)
+        assert isinstance(answer, Explored)
+        return answer
+
+    def call(self, function: Callable[..., Any], *given: Any) -> Any:
+        """``function(task, *given)`` as the process sees the task; the function is found by its name."""
+        _send(self._target.fileno(), (function, given))
         answer = _receive(self._source.fileno())
         if isinstance(answer, BaseException):
             raise answer
-        assert isinstance(answer, Explored)
         return answer
 
     def close(self) -> None:
@@ -71,10 +77,10 @@ def _serve(task: Work, source: int, target: int) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         torch.set_num_threads(1)
         while True:
-            domains = _receive(source)
+            function, given = _receive(source)
             try:
                 with torch.no_grad():
-                    answer: Any = task.explore(domains)
+                    answer: Any = function(task, *given)
             except Exception as error:
                 answer = RuntimeError(f"{type(error).__name__}: {error}")
                 if isinstance(error, MemoryError):
@@ -84,6 +90,10 @@ def _serve(task: Work, source: int, target: int) -> None:
         pass
     finally:
         os._exit(0)
+
+
+def _explored(task: Work, domains: Batch) -> Explored:
+    return task.explore(domains)
 
 
 def _send(handle: int, value: object) -> None:

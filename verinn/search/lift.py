@@ -14,49 +14,118 @@ from torch import Tensor
 
 from verinn.bounds.climb import Multipliers, Pace, Rows, climb
 from verinn.search.neurons import PhaseTask
+from verinn.search.work import Assistant
 
 #: rows that are climbed together
 BLOCK = 512
 
 
-def tightened(task: PhaseTask, pace: Pace, block: int = BLOCK) -> PhaseTask | None:
-    """One round over all layers. None: some interval became empty, so nothing violates."""
+def tightened(task: PhaseTask, pace: Pace, assistant: Assistant | None = None) -> PhaseTask | None:
+    """One round over all layers, shared with a second process. None: an interval became empty, so nothing violates."""
     low, high = task.low, task.high
     for layer in range(len(task.columns.names)):
         if task.expired():
             break
-        low, high = _layer(task, layer, low, high, pace, block)
+        low, high = _layer(replace(task, low=low, high=high), layer, pace, assistant)
         if bool((low > high).any()):
             return None
     return replace(task, low=low, high=high)
 
 
-def _layer(task: PhaseTask, layer: int, low: Tensor, high: Tensor, pace: Pace, block: int) -> tuple[Tensor, Tensor]:
+def _layer(task: PhaseTask, layer: int, pace: Pace, assistant: Assistant | None) -> tuple[Tensor, Tensor]:
     part = task.columns.part(layer)
-    open_ = ((low[0, part] < 0) & (high[0, part] > 0)).nonzero().squeeze(1)
-    new_low, new_high = low.clone(), high.clone()
-    for some in open_.split(block // 2):
-        column = some + part.start
-        value = _lifted(task, layer, some, low, high, pace)
-        down, up = value[: len(some)], -value[len(some) :]
-        new_low[0, column] = torch.maximum(new_low[0, column], _below(down, low.dtype))
-        new_high[0, column] = torch.minimum(new_high[0, column], -_below(-up, low.dtype))
-        if task.expired():
-            break
+    open_ = ((task.low[0, part] < 0) & (task.high[0, part] > 0)).nonzero().squeeze(1)
+    if not len(open_):
+        return task.low, task.high
+    new_low, new_high = task.low.clone(), task.high.clone()
+    mine, job = open_, None
+    if assistant is not None and len(open_) > 8:  # always the same neurons, of which each process remembers its own
+        mine, other = open_[open_ % 2 == 0], open_[open_ % 2 == 1]
+        job = assistant(lifted, layer, other, task.low, task.high, task.alpha, pace)
+    order = open_ if job is None else torch.cat([mine, other])
+    found = [lifted(task, layer, mine, task.low, task.high, task.alpha, pace)]
+    if job is not None:
+        try:
+            found.append(job.result())
+        except Exception:  # whatever it was: a true defect will show in this process, too
+            found.append(lifted(task, layer, other, task.low, task.high, task.alpha, pace))
+    down, up = (torch.cat([pair[side] for pair in found]) for side in (0, 1))
+    column = order + part.start
+    new_low[0, column] = torch.maximum(new_low[0, column], down)
+    new_high[0, column] = torch.minimum(new_high[0, column], up)
     return new_low, new_high
 
 
-def _lifted(task: PhaseTask, layer: int, some: Tensor, low: Tensor, high: Tensor, pace: Pace) -> Tensor:
+def lifted(
+    task: PhaseTask, layer: int, some: Tensor, low: Tensor, high: Tensor, alpha: Tensor, pace: Pace
+) -> tuple[Tensor, Tensor]:
+    """Bounds (len(some),) of some neurons of a layer (numbers among its columns), certified.
+
+    Where time runs out, the rest keep what they have.
+    """
+    first = task.columns.start[layer]
+    down, up = low[0, some + first].clone(), high[0, some + first].clone()
+    for number in torch.arange(len(some), device=some.device).split(BLOCK // 2):
+        if task.expired():
+            break
+        value = _climbed(task, layer, some[number], low, high, alpha, pace)
+        down[number] = _below(value[: len(number)], low.dtype)
+        up[number] = -_below(value[len(number) :], low.dtype)
+    return down, up
+
+
+def _climbed(task: PhaseTask, layer: int, some: Tensor, low: Tensor, high: Tensor, alpha: Tensor, pace: Pace) -> Tensor:
     """Lower bounds of z and then of −z for some neurons of a layer: float64 (2·len(some),), certified."""
     size = 2 * len(some)
     sign = torch.ones(size, dtype=low.dtype, device=low.device)
     sign[len(some) :] = -1
     index = task.columns.index[layer][some].repeat(2)
-    none = low.new_zeros((size, 0))
-    rows = Rows(low, high, none.long(), none, task.allowed, task.columns.sources[layer], index, sign)
-    first = Multipliers(task.alpha.expand(size, -1), none, low.new_zeros((size, len(task.goals))))
-    _, found, _ = climb(task.frame, task.goals, rows, first, pace, 0.0, task.expired)
+    fixed, phase = _fixed(low, high)
+    splits, phase = fixed.expand(size, -1), phase.expand(size, -1)
+    rows = Rows(low, high, splits, phase, task.allowed, task.columns.sources[layer], index, sign)
+    memory = task.memory(layer)
+    fresh = Multipliers(alpha.expand(size, -1), torch.zeros_like(phase), low.new_zeros((size, len(task.goals))))
+    start = fresh if memory is None else memory.recall(some, fixed[0], fresh)
+    _, found, _ = climb(task.frame, task.goals, rows, start, pace, 0.0, task.expired)
+    if memory is not None:
+        memory.keep(some, fixed[0], found)
     return task.certified(rows, found)
+
+
+class Memory:
+    """The multipliers last found for the bounds of a layer's neurons: where the next climb starts.
+
+    Split multipliers are kept by column, so that they fit whatever is fixed next time. What is remembered
+    decides how soon a bound is good, never whether it holds.
+    """
+
+    def __init__(self, neurons: int, columns: int, goals: int, like: Tensor):
+        self.known = torch.zeros(neurons, dtype=torch.bool, device=like.device)
+        self.alpha = like.new_zeros((2, neurons, columns))
+        self.beta = like.new_zeros((2, neurons, columns))
+        self.gamma = like.new_zeros((2, neurons, goals))
+
+    def recall(self, some: Tensor, fixed: Tensor, fresh: Multipliers) -> Multipliers:
+        known = self.known[some].repeat(2).unsqueeze(1)
+        alpha, gamma = self.alpha[:, some].flatten(0, 1), self.gamma[:, some].flatten(0, 1)
+        beta = self.beta[:, some].flatten(0, 1)[:, fixed]
+        return Multipliers(torch.where(known, alpha, fresh.alpha), beta, torch.where(known, gamma, fresh.gamma))
+
+    def keep(self, some: Tensor, fixed: Tensor, found: Multipliers) -> None:
+        count = len(some)
+        self.known[some] = True
+        self.alpha[:, some] = found.alpha.unflatten(0, (2, count))
+        self.gamma[:, some] = found.gamma.unflatten(0, (2, count))
+        beta = found.beta.new_zeros((2 * count, self.beta.shape[2]))
+        beta[:, fixed] = found.beta
+        self.beta[:, some] = beta.unflatten(0, (2, count))
+
+
+def _fixed(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """The columns (1, K) whose phase is the same everywhere, and their phase, as in Rows."""
+    column = ((low >= 0) | (high <= 0))[0].nonzero().squeeze(1)
+    phase = torch.where(high[0, column] <= 0, 1.0, -1.0).to(low.dtype)
+    return column.unsqueeze(0), phase.unsqueeze(0)
 
 
 def _below(x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -22,6 +23,16 @@ from verinn.ops.program import Program
 from verinn.search.explore import Explored
 from verinn.search.phases import Phases
 from verinn.search.spec import Spec
+from verinn.search.work import Assistant
+
+if TYPE_CHECKING:
+    from verinn.search.lift import Memory
+
+
+#: domains whose hull is tightened at once
+HERD = 8
+#: neurons whose multipliers are remembered: four numbers for each pair of them
+MOST_REMEMBERED = 4000
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +61,10 @@ class PhaseTask:
     pace: Pace = field(default_factory=lambda: Pace(8, beta=0.4, decay=0.93))
     candidates: int = 5
     renewals: int = 0
+    renewed_at: int = 0
     expired: Callable[[], bool] = lambda: False
     made: list[Refiner] = field(default_factory=list)  # see ``refiner``: renewals share it
+    memories: dict[int, Memory] = field(default_factory=dict)  # see ``memory``
 
     @cached_property
     def frame(self) -> Frame:
@@ -69,6 +82,18 @@ class PhaseTask:
         if not self.made:
             self.made.append(Refiner(self.careful, self.columns, self.goals, self.lower, self.upper, self.expired))
         return self.made[0]
+
+    def memory(self, layer: int) -> Memory | None:
+        """What climbing found for the neurons of a layer; None where that would take too much room."""
+        from verinn.search.lift import Memory
+
+        count = self.columns.count
+        if count > MOST_REMEMBERED:
+            return None
+        if layer not in self.memories:
+            neurons = len(self.columns.index[layer])
+            self.memories[layer] = Memory(neurons, count, len(self.goals), self.low)
+        return self.memories[layer]
 
     @cached_property
     def strict(self) -> bool:
@@ -90,21 +115,28 @@ class PhaseTask:
     @property
     def due(self) -> float:
         """A round over all unstable neurons costs about as much as bounding so many domains."""
-        return float(self.columns.count * 3**self.renewals)
+        share = 1.0 if self.renewals == 0 else 0.25  # afterwards climbs start from what is remembered
+        return float(self.renewed_at + share * self.columns.count)
 
-    def renewed(self) -> PhaseTask | None:
-        """The task with the intervals of all neurons tightened."""
+    @property
+    def herd(self) -> int:
+        """At first all that is open; then those farthest from a proof, of which most is still to come."""
+        return HERD if self.renewals else 1 << 30
+
+    def delayed(self, explored: int) -> PhaseTask:
+        return replace(self, renewals=self.renewals + 1, renewed_at=explored)
+
+    def renewed(self, part: Phases, explored: int, assistant: Assistant | None) -> tuple[PhaseTask, Phases] | None:
+        """The intervals of all neurons tightened over the hull of some domains."""
         from verinn.search.lift import tightened  # which works on tasks
 
-        lifted = tightened(self, Pace(10))
-        return None if lifted is None else replace(lifted, renewals=self.renewals + 1)
-
-    def fit(self, domains: Phases) -> Phases:
-        return replace(
-            domains,
-            lower=torch.maximum(domains.lower, self.low),
-            upper=torch.minimum(domains.upper, self.high),
-        )
+        with torch.no_grad():
+            hull = replace(self, low=part.lower.amin(0, keepdim=True), high=part.upper.amax(0, keepdim=True))
+            lifted = tightened(hull, Pace(5 if self.renewals == 0 else 2, beta=0.4), assistant)
+            if lifted is None:
+                return None
+            lower, upper = torch.maximum(part.lower, lifted.low), torch.minimum(part.upper, lifted.high)
+            return self.delayed(explored), replace(part, lower=lower, upper=upper)
 
     def explore(self, domains: Phases) -> Explored:
         """One step of the search on a batch."""

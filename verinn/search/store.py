@@ -28,6 +28,8 @@ class Batch(Protocol):
 
     def part(self, start: int, stop: int) -> Self: ...
 
+    def select(self, index: Tensor) -> Self: ...
+
     @staticmethod
     def joined(parts: Sequence[Any]) -> Any:
         """Batches of this kind one after the other."""
@@ -137,6 +139,15 @@ class Store:
         result: Batch = taken[0].joined(taken)
         self._count -= len(result)
         return result
+
+    def take_worst(self, most: int) -> Batch:
+        """Up to ``most`` domains, those with the least promising bounds. The store must not be empty."""
+        whole: Batch = self._parts[0].joined(self._parts)
+        order = whole.worst.sort(stable=True).indices
+        taken, rest = whole.select(order[:most]), whole.select(order[most:].sort().values)
+        self._parts, self._count = [], 0
+        self.push(rest)
+        return taken
 
     def sample(self, most: int) -> Batch:
         """Some open domains: those that would be taken next. The store must not be empty."""

@@ -68,12 +68,16 @@ class Task:
     def due(self) -> float:
         return math.inf
 
-    def renewed(self) -> Task | None:
-        """Nothing is learned of all domains at once."""
-        return self
+    @property
+    def herd(self) -> int:
+        return 0
 
-    def fit(self, domains: Domains) -> Domains:
-        return domains
+    def renewed(self, part: Domains, explored: int, assistant: object) -> tuple[Task, Domains] | None:
+        """Nothing is learned of several domains at once."""
+        return self, part
+
+    def delayed(self, explored: int) -> Task:
+        return self
 
     def explore(self, domains: Domains) -> Explored:
         """One step of the search on a batch."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any, Protocol, Self
 
 from verinn.ops.program import Program
 from verinn.search.explore import Explored
 from verinn.search.spec import Spec
 from verinn.search.store import Batch
+
+#: calls a function of a task, given by its name, in another process: (function, *given) → its future result
+Assistant = Callable[..., Future[Any]]
 
 
 class Work(Protocol):
@@ -24,11 +29,18 @@ class Work(Protocol):
     def due(self) -> float:
         """How many domains to explore before it pays to call ``renewed``."""
 
-    def renewed(self) -> Self | None:
-        """The task with more known of all its domains; None: there is nothing in it that violates."""
+    @property
+    def herd(self) -> int:
+        """How many domains to call it with."""
 
-    def fit(self, domains: Any) -> Any:
-        """Domains with what the task has learned since they were made."""
+    def renewed(self, part: Any, explored: int, assistant: Assistant | None) -> tuple[Self, Any] | None:
+        """Some domains with more known of them together, and the task to go on with after ``explored`` domains.
+
+        None: nothing violates in any of them.
+        """
+
+    def delayed(self, explored: int) -> Self:
+        """The task, not due again for a while."""
 
     def root(self) -> Batch: ...
 
