@@ -142,12 +142,17 @@ def evaluate(frame: Frame, goals: Goals | None, rows: Rows, multipliers: Multipl
 
 @dataclass(frozen=True)
 class Pace:
-    """How long and how fast to climb: Adam's rates for alpha and for multipliers, their decay."""
+    """How long and how fast to climb: Adam's rates for alpha and for multipliers, their decay.
+
+    ``hope``: a row is left alone once it would not be lifted enough by going on at ``hope`` times the speed
+    it has had; None: it always goes on.
+    """
 
     steps: int
     alpha: float = 0.25
     beta: float = 0.25
     decay: float = 0.95
+    hope: float | None = None
 
 
 def climb(
@@ -174,6 +179,8 @@ def climb(
     last: Primal | None = None
     for step in range(pace.steps + 1):
         primal = evaluate(frame, goals, here, now)
+        if last is None:
+            began = primal.value
         last = primal if last is None else _written(last, live, primal)
         better = primal.value > best[live]
         where = live[better]
@@ -182,6 +189,9 @@ def climb(
         kept.gamma[where] = now.gamma[better]
         limit = enough[live] if isinstance(enough, Tensor) else enough
         going = best[live] <= limit
+        if pace.hope is not None and step >= 2:
+            speed = (best[live] - began[live]).clamp(min=0) / step
+            going &= best[live] + pace.hope * speed * (pace.steps - step) > limit
         if step == pace.steps or not bool(going.any()) or expired():
             break
         if state is None:

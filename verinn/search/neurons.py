@@ -58,7 +58,7 @@ class PhaseTask:
     case: int
     careful: Relaxation  # the box in float64: what proves
     width: int = 64
-    pace: Pace = field(default_factory=lambda: Pace(8, beta=0.4, decay=0.93))
+    pace: Pace = field(default_factory=lambda: Pace(8, beta=0.4, decay=0.93, hope=1.5))
     candidates: int = 5
     renewals: int = 0
     renewed_at: int = 0
@@ -141,6 +141,10 @@ class PhaseTask:
     def explore(self, domains: Phases) -> Explored:
         """One step of the search on a batch."""
         return explore_phases(self, domains)
+
+    def value(self, domains: Phases) -> Tensor:
+        """The dual (D,) at the multipliers that the domains have."""
+        return evaluate(self.frame, self.goals, domains.rows(self.allowed), domains.multipliers, primal=False).value
 
     def certified(self, rows: Rows, multipliers: Multipliers) -> Tensor:
         """What multipliers prove (B,), float64, rounded down."""
@@ -259,7 +263,9 @@ def tried(task: PhaseTask, domains: Phases, column: Tensor) -> Tensor:
     size, count = column.shape
     repeated = domains.select(torch.arange(size, device=column.device).repeat_interleave(count))
     children = split(repeated, column.flatten())
-    value = evaluate(task.frame, task.goals, children.rows(task.allowed), children.multipliers, primal=False).value
+    # in pieces that the caches hold
+    pieces = [children.part(i, i + task.width) for i in range(0, len(children), task.width)]
+    value = torch.cat([task.value(piece) for piece in pieces])
     value = torch.maximum(value, repeated.worst.to(value.dtype).repeat(2)).clamp(max=0)
     return value.reshape(2, size, count).sum(0)
 
