@@ -178,8 +178,8 @@ def _refereed(careful: Task, domains: Domains, bounded: _Bounded, still: Tensor)
 
 def _settled(task: Task, relaxation: Relaxation) -> Tensor:
     """Domains (D,) in which no ReLU is unstable: nothing but rounding, or a true violation, keeps them open."""
-    settled = torch.ones(len(relaxation.intervals[task.program.graph.inputs[0].name][0]), dtype=torch.bool)
-    settled = settled.to(task.program.device)
+    size = len(relaxation.intervals[task.program.graph.inputs[0].name][0])
+    settled = torch.ones(size, dtype=torch.bool, device=task.program.device)
     for step in task.relus:
         assert isinstance(step.op, Elementwise)
         settled &= ~step.op.loose(step.node, *relaxation.intervals[step.node.inputs[0]]).flatten(1).any(1)
