@@ -18,6 +18,8 @@ from verinn.search.work import Assistant
 
 #: rows that are climbed together
 BLOCK = 512
+#: the part of an interval's width by which an end must move to be computed with care
+WORTH = 0.005
 
 
 def tightened(task: PhaseTask, pace: Pace, assistant: Assistant | None = None) -> PhaseTask | None:
@@ -51,8 +53,8 @@ def _layer(task: PhaseTask, layer: int, pace: Pace, assistant: Assistant | None)
             found.append(lifted(task, layer, other, task.low, task.high, task.alpha, pace))
     down, up = (torch.cat([pair[side] for pair in found]) for side in (0, 1))
     column = order + part.start
-    new_low[0, column] = torch.maximum(new_low[0, column], down)
-    new_high[0, column] = torch.minimum(new_high[0, column], up)
+    new_low[0, column] = torch.fmax(new_low[0, column], down)
+    new_high[0, column] = torch.fmin(new_high[0, column], up)
     return new_low, new_high
 
 
@@ -86,10 +88,16 @@ def _climbed(task: PhaseTask, layer: int, some: Tensor, low: Tensor, high: Tenso
     memory = task.memory(layer)
     fresh = Multipliers(alpha.expand(size, -1), torch.zeros_like(phase), low.new_zeros((size, len(task.goals))))
     start = fresh if memory is None else memory.recall(some, fixed[0], fresh)
-    _, found, _ = climb(task.frame, task.goals, rows, start, pace, 0.0, task.expired)
+    best, found, _ = climb(task.frame, task.goals, rows, start, pace, 0.0, task.expired)
     if memory is not None:
         memory.keep(some, fixed[0], found)
-    return task.certified(rows, found)
+    column = some + task.columns.start[layer]
+    known, width = torch.cat([low[0, column], -high[0, column]]), (high - low)[0, column].repeat(2)
+    value = torch.full_like(best, -torch.inf, dtype=torch.float64)
+    better = (best > known + WORTH * width).nonzero().squeeze(1)
+    if len(better):
+        value[better] = task.certified(rows.select(better), found.select(better))
+    return value
 
 
 class Memory:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 #: domains whose hull is tightened at once
 HERD = 8
+#: a renewal that narrows intervals by less than this part of their widths was hardly worth it
+LITTLE = 0.01
 #: neurons whose multipliers are remembered: four numbers for each pair of them
 MOST_REMEMBERED = 4000
 
@@ -62,6 +64,7 @@ class PhaseTask:
     candidates: int = 5
     renewals: int = 0
     renewed_at: int = 0
+    dull: int = 0  # renewals in a row that narrowed little
     expired: Callable[[], bool] = lambda: False
     made: list[Refiner] = field(default_factory=list)  # see ``refiner``: renewals share it
     memories: dict[int, Memory] = field(default_factory=dict)  # see ``memory``
@@ -116,7 +119,7 @@ class PhaseTask:
     def due(self) -> float:
         """A round over all unstable neurons costs about as much as bounding so many domains."""
         share = 1.0 if self.renewals == 0 else 0.25  # afterwards climbs start from what is remembered
-        return float(self.renewed_at + share * self.columns.count)
+        return float(self.renewed_at + share * 2**self.dull * self.columns.count)
 
     @property
     def herd(self) -> int:
@@ -135,8 +138,10 @@ class PhaseTask:
             lifted = tightened(hull, Pace(5 if self.renewals == 0 else 2, beta=0.4), assistant)
             if lifted is None:
                 return None
+            before, after = (float((task.high - task.low).clamp(min=0).sum()) for task in (hull, lifted))
+            dull = self.dull + 1 if after > (1 - LITTLE) * before else 0
             lower, upper = torch.maximum(part.lower, lifted.low), torch.minimum(part.upper, lifted.high)
-            return self.delayed(explored), replace(part, lower=lower, upper=upper)
+            return replace(self.delayed(explored), dull=dull), replace(part, lower=lower, upper=upper)
 
     def explore(self, domains: Phases) -> Explored:
         """One step of the search on a batch."""
