@@ -81,7 +81,10 @@ def failing(errors: list[BaseException | None]) -> Callable[[Task, Domains], Exp
     return explore
 
 
-@pytest.mark.parametrize("lost", [MemoryError(), RuntimeError("CUDA out of memory."), RuntimeError("can't allocate")])
+@pytest.mark.parametrize(
+    "lost",
+    [MemoryError(), *map(RuntimeError, ("CUDA out of memory.", "can't allocate", "CUBLAS_STATUS_ALLOC_FAILED"))],
+)
 def test_short_memory_shrinks_batches(
     instance: tuple[Layers, float], lost: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -246,4 +246,6 @@ def _guarded(task: Work, part: Batch) -> Explored:
 
 def _out_of_memory(error: BaseException) -> bool:
     text = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate" in text
+    # the last are CUDA's libraries, which ask for workspaces of their own
+    words = ("out of memory", "can't allocate", "alloc_failed")
+    return isinstance(error, MemoryError) or any(word in text for word in words)
