@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import torch
@@ -47,11 +48,14 @@ def relax(
     refine: bool = True,
     budget: int = 256 << 20,
     cutter: Cutter | None = None,
+    workers: int = 1,
 ) -> Relaxation:
     """Intervals of every value for boxes (D, n) in the program's dtype.
 
     ``inherited``: intervals known to hold already (of a parent domain). ``refine``: bound the
     unstable inputs of nonlinear steps by CROWN. ``budget``: bytes for one block of coefficients.
+    ``workers``: threads that bound blocks side by side, without a cutter; kernels had better use one each,
+    since threads of a kernel wait for each other, badly so on a machine that is busy otherwise.
     """
     lows, highs = split_inputs(program, lower), split_inputs(program, upper)
     known = inherited or {}
@@ -70,7 +74,7 @@ def relax(
         if cutter is not None and not isinstance(step.op, MaxPool):
             cutter.refresh(relaxation, step)
         if name in wanted:
-            relaxation.intervals[name] = _refined(relaxation, step, wanted[name], lower, upper, budget, cutter)
+            relaxation.intervals[name] = _refined(relaxation, step, wanted[name], lower, upper, budget, cutter, workers)
     return relaxation
 
 
@@ -103,25 +107,49 @@ def _refined(
     upper: Tensor,
     budget: int,
     cutter: Cutter | None,
+    workers: int,
 ) -> Interval:
     low, high = relaxation.intervals[step.node.name]
     mask = _loose(reader, low, high).flatten(1)
     if not bool(mask.any()):
         return low, high
     flat_low, flat_high = low.flatten(1), high.flatten(1)
-    for part in _blocks(relaxation.program, step, mask, _room(budget, low)):
-        index, sign = _both_ways(part)
-        start = {step.node.name: OneHot(index, sign)}
-        if cutter is None:
-            least = Backward(relaxation).minimum(start, lower, upper)
-        else:
-            least = cutter.minimum(Backward(relaxation).run(start), lower, upper)
-        least = least.unflatten(1, (-1, 2, part.shape[2]))
-        down, up = (_narrow(least[:, :, i].flatten(1), low.dtype) for i in range(2))
-        where = part.flatten(1).expand(len(low), -1)
+    blocks = _blocks(relaxation.program, step, mask, _room(budget, low))
+
+    def bounded(part: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.no_grad():  # which is a matter of each thread
+            return _block(relaxation, step, part, lower, upper, cutter)
+
+    for where, down, up in _mapped(bounded, blocks, workers if cutter is None else 1):
         flat_low = flat_low.scatter(1, where, torch.fmax(flat_low.gather(1, where), down))
-        flat_high = flat_high.scatter(1, where, torch.fmin(flat_high.gather(1, where), -up))
+        flat_high = flat_high.scatter(1, where, torch.fmin(flat_high.gather(1, where), up))
     return flat_low.reshape(low.shape), flat_high.reshape(high.shape)
+
+
+def _mapped(
+    function: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]], blocks: Iterator[Tensor], workers: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    if workers == 1:
+        yield from map(function, blocks)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        yield from pool.map(function, blocks)
+
+
+def _block(
+    relaxation: Relaxation, step: Step, part: Tensor, lower: Tensor, upper: Tensor, cutter: Cutter | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Which elements, and lower and upper bounds of them: (D, R) each."""
+    low = relaxation.intervals[step.node.name][0]
+    index, sign = _both_ways(part)
+    start = {step.node.name: OneHot(index, sign)}
+    if cutter is None:
+        least = Backward(relaxation).minimum(start, lower, upper)
+    else:
+        least = cutter.minimum(Backward(relaxation).run(start), lower, upper)
+    least = least.unflatten(1, (-1, 2, part.shape[2]))
+    down, up = (_narrow(least[:, :, i].flatten(1), low.dtype) for i in range(2))
+    return part.flatten(1).expand(len(low), -1), down, -up
 
 
 def _room(budget: int, low: Tensor) -> int:

@@ -107,12 +107,13 @@ def search_phases(
     tell: Tell,
     width: int,
     budget: int,
+    workers: int = 1,
 ) -> Outcome:
     """Decide a group of cases by splitting ReLUs. The outcome is `unknown` where other nonlinearities stay loose."""
     domains, reasons = 0, []
     for case in range(len(spec.cases)):
         with torch.no_grad():
-            tasks = _tasks(program, referee, spec, case, width, budget, limits.expired)
+            tasks = _tasks(program, referee, spec, case, width, budget, limits.expired, workers)
         if limits.expired():
             return Outcome(Verdict.TIMEOUT, reason="time is up", domains=domains)
         domains += spec.conjunctions
@@ -129,7 +130,14 @@ def search_phases(
 
 
 def _tasks(
-    program: Program, referee: Program, spec: Spec, case: int, width: int, budget: int, expired: Expired
+    program: Program,
+    referee: Program,
+    spec: Spec,
+    case: int,
+    width: int,
+    budget: int,
+    expired: Expired,
+    workers: int,
 ) -> list[PhaseTask]:
     """Searches for what one climb doesn't refute in a box, the nearest to a proof first.
 
@@ -138,7 +146,7 @@ def _tasks(
     """
     lower, upper = spec.lower[case : case + 1], spec.upper[case : case + 1]
     ends = cast_down(lower, program.dtype), cast_up(upper, program.dtype)
-    rough = relax(program, *ends, budget=budget)
+    rough = relax(program, *ends, budget=budget, workers=workers)
     known = {name: (low.double(), high.double()) for name, (low, high) in rough.intervals.items()}
     every = torch.arange(spec.conjunctions, device=spec.owner.device)
     if expired():
@@ -146,7 +154,7 @@ def _tasks(
     left = _open(_Box.of(Relaxation(referee, known), program, spec, case, width, expired), every)
     if not left or expired() or program.dtype == torch.float64:
         return [task for _, _, task in left]
-    fine = relax(referee, lower, upper, known, budget=budget)
+    fine = relax(referee, lower, upper, known, budget=budget, workers=workers)
     again = torch.tensor([j for _, j, _ in left], device=every.device)
     left = _open(_Box.of(fine, program, spec, case, width, expired), again)
     return [task for _, _, task in left]

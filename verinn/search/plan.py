@@ -61,6 +61,7 @@ class Plan:
     helper: bool  # whether a second process may join the search
     crowd: int  # domains that must wait before it does
     threads: int  # of each kernel
+    workers: int  # that bound blocks of the root's neurons, a thread each
     neurons: int  # see Task
     depth: int  # see Task
 
@@ -116,7 +117,8 @@ def plan_of(facts: Facts, options: Options) -> Plan:
         batch=int(min((64 if phases else 512) if device == "cpu" else 8192, fit)),
         helper=(small or phases) and cores > 1 and device == "cpu",
         crowd=32 if phases else 64,
-        threads=1 if small else cores,
+        threads=1 if small or (phases and device == "cpu") else cores,
+        workers=cores if phases and device == "cpu" else 1,
         neurons=60 if facts.free_inputs <= 32 else 1 << 30,
         depth=max(6, round(2.4 * facts.free_inputs)),
     )
@@ -237,7 +239,8 @@ class _Run:
         task = Task(base, spec, referee, neurons=plan.neurons, depth=plan.depth, budget=budget)
         # where contraction decides phases from the inputs, halving them is the better search however many they are
         if plan.engine == "phases" and task.contractor is None:
-            return search_phases(program, referee, spec, limits, attempt, self._search_told, plan.batch, budget)
+            told, workers = self._search_told, plan.workers
+            return search_phases(program, referee, spec, limits, attempt, told, plan.batch, budget, workers)
         return search(task, limits, attempt, self._search_told)
 
     def _confirm(self, spec: Spec, point: Tensor, case: Tensor) -> Witness | None:
