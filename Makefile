@@ -1,6 +1,7 @@
 # make example   make an environment, then verify the shipped example
 # make test      make an environment with the test tools, then lint, check types and run the tests
 # make install   make an environment only
+# make gpu       run the tests that need a CUDA device; without one they are skipped
 # make performance   measure bounds and domains a second on this machine
 # make compare       run verinn and the verifiers installed beside it on a list of instances: LIST=suite.csv
 #
@@ -18,7 +19,7 @@ WORKERS ?= 2
 # What `make compare` runs.
 LIST ?= $(DIGITS)
 
-.PHONY: example test install lint slow performance compare clean
+.PHONY: example test install lint slow gpu performance compare clean
 
 example: $(VENV)/.installed
 	@echo "== could a small change make the network misread a digit? here it can not: unsat"
@@ -35,6 +36,9 @@ lint: $(VENV)/.installed-test
 
 slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow
+
+gpu: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m gpu -rs
 
 install: $(VENV)/.installed
 
