@@ -240,7 +240,10 @@ class _Run:
         # where contraction decides phases from the inputs, halving them is the better search however many they are
         if plan.engine == "phases" and task.contractor is None:
             told, workers = self._search_told, plan.workers
-            return search_phases(program, referee, spec, limits, attempt, told, plan.batch, budget, workers)
+            outcome = search_phases(program, referee, spec, limits, attempt, told, plan.batch, budget, workers)
+            others = self.facts.neurons > self.facts.relus
+            if outcome.verdict is not Verdict.UNKNOWN or not others:
+                return outcome  # else what other nonlinearities leave open may fall to smaller boxes
         return search(task, limits, attempt, self._search_told)
 
     def _confirm(self, spec: Spec, point: Tensor, case: Tensor) -> Witness | None:
