@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # `--help` waits for no PyTorch
     from benchmarks.performance.rows import Row
     from benchmarks.performance.timing import Settings
 
-GROUPS = ("layers", "networks", "search")
+GROUPS = ("layers", "networks", "climbing", "search")
 DTYPES = ("float32", "float64")
 INTERRUPTED = 130
 
@@ -87,12 +87,16 @@ def run(args: argparse.Namespace) -> int:
 def _group(name: str) -> Callable[[Settings], Iterator[Row]]:
     """What a group measures: a function from Settings to rows.
 
-    A new layer of benchmarks (optimised slopes and split multipliers, say) is a module beside these with such a
-    function, an entry here, and its name in GROUPS.
+    A new layer of benchmarks is a module beside these with such a function, an entry here, and its name in GROUPS.
     """
-    from benchmarks.performance import bounds, search
+    from benchmarks.performance import bounds, climbing, search
 
-    return {"layers": bounds.layers, "networks": bounds.networks, "search": search.search}[name]
+    return {
+        "layers": bounds.layers,
+        "networks": bounds.networks,
+        "climbing": climbing.climbing,
+        "search": search.search,
+    }[name]
 
 
 def _line(row: Row) -> str:

@@ -12,11 +12,13 @@ import torch
 
 from benchmarks.performance.__main__ import main
 from benchmarks.performance.bounds import Size, boxes, layers, networks
+from benchmarks.performance.climbing import CASES, SPLITS, Root, climbing
 from benchmarks.performance.networks import LAYERS, NETWORKS, Builder
 from benchmarks.performance.rows import Row
 from benchmarks.performance.search import problems, property_of
 from benchmarks.performance.tables import compact
 from benchmarks.performance.timing import Settings, measure
+from verinn.bounds.domain import relax
 from verinn.io.vnnlib import read_query
 from verinn.ops.program import Program
 
@@ -75,6 +77,30 @@ def test_refined_bounds_are_counted() -> None:
     per_call = [row.bounds_per_second * row.seconds for row in rows]
     assert per_call[0] == pytest.approx(round(per_call[0]), abs=1e-6)
     assert per_call[0] > 10  # more than the rows of the output: some neurons were unstable
+
+
+def test_climbing_is_measured() -> None:
+    rows = list(climbing(only("3172")))
+    assert [(row.operation, row.dtype, row.domains) for row in rows] == [
+        ("evaluate", "float32", 1), ("evaluate", "float32", 2), ("certify", "float64", 1), ("certify", "float64", 2),
+    ]  # fmt: skip
+    assert all(row.repeats >= 1 and row.bounds_per_second == pytest.approx(row.domains / row.seconds) for row in rows)
+    assert len(CASES) == 3
+
+
+def test_what_is_climbed_are_bounds_of_real_domains() -> None:
+    """Phases are fixed in their intervals; what is certified lies below what is evaluated, by rounding alone."""
+    program = Program.prepare(Builder(6).dense(20).relu().dense(20).relu().dense(2).graph(), torch.float64)
+    lower, upper = boxes(program, 1, 0.3)
+    with torch.no_grad():
+        root = Root.of(relax(program, lower, upper), torch.float64, lower, upper)
+        rows, multipliers = root.domains(5)
+        assert rows.splits.shape == (5, SPLITS)
+        end = torch.where(rows.phase > 0, rows.upper.gather(1, rows.splits), rows.lower.gather(1, rows.splits))
+        assert not bool(end.any())
+        value, proof = root.evaluated(rows, multipliers).value, root.certified(rows, multipliers)[:, 0]
+    assert bool((proof <= value).all())
+    assert torch.allclose(proof, value, atol=1e-9)
 
 
 def test_properties_are_open_at_their_centre(tmp_path: Path) -> None:
