@@ -228,3 +228,11 @@ def test_a_store_loses_nothing() -> None:
 def test_decimals_are_written_in_full() -> None:
     assert decimal(0.1) == "0.1000000000000000055511151231257827021181583404541015625"
     assert decimal(-3.0) == "-3" and decimal(-0.25) == "-0.25"
+
+
+def test_domains_that_outgrow_memory_are_no_verdict(
+    instance: tuple[Layers, float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(bab, "room", lambda: 1)
+    result = run(tmp_path, *instance)
+    assert result.verdict is Verdict.UNKNOWN and "memory" in result.reason

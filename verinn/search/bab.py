@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -36,13 +37,21 @@ class Outcome:
 @dataclass(frozen=True)
 class Limits:
     """``batch``: domains at once. ``helper``: whether a second process may be started when it pays, once
-    ``crowd`` domains wait. ``expired`` says when time is up. ``attack`` is called on open domains now and then."""
+    ``crowd`` domains wait. ``expired`` says when time is up. ``attack`` is called on open domains now and then.
+    ``store``: bytes that open domains may take.
+    """
 
     batch: int
     helper: bool
     expired: Callable[[], bool]
     attack: Attack | None = None
     crowd: int = 64
+    store: int = field(default_factory=lambda: room())
+
+
+def room() -> int:
+    """Half of the machine's memory: more open domains than that are given up, before the system kills the run."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 if hasattr(os, "sysconf") else 8 << 30
 
 
 #: a search that is over sooner needs no second process (seconds)
@@ -95,6 +104,8 @@ class _Search:
                     return self._outcome(Verdict.SAT, witness=found)
                 inside = sum(len(part) for part, _ in self.running.values())
                 self.tell(len(self.store) + inside, self.closed, self.store.worst(), self.store.share())
+                if self.store.bytes() > self.limits.store:
+                    return self._outcome(Verdict.UNKNOWN, reason="the open domains no longer fit into memory")
                 if self.loose:
                     return self._outcome(Verdict.UNKNOWN, reason=_LOOSE)
         finally:

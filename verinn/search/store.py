@@ -149,6 +149,17 @@ class Store:
         self.push(rest)
         return taken
 
+    def bytes(self) -> int:
+        """About how much memory the open domains take: as much each as those on top."""
+        if not self._parts:
+            return 0
+        top = self._parts[-1]
+        held: list[Tensor] = []
+        for value in vars(top).values():
+            ends = [end for pair in value.values() for end in pair] if isinstance(value, dict) else [value]
+            held.extend(end for end in ends if isinstance(end, Tensor))
+        return self._count * sum(end.numel() * end.element_size() for end in held) // max(1, len(top))
+
     def sample(self, most: int) -> Batch:
         """Some open domains: those that would be taken next. The store must not be empty."""
         return self._parts[-1].part(0, most)
