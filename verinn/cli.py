@@ -18,6 +18,7 @@ commands:
   verify QUERY --network NAME=MODEL [options]   the same, in the VNN-LIB standard's form
   info MODEL [PROPERTY]                         what a model and a property hold
   bench FOLDER_OR_CSV [options]                 run a list of instances
+  audit build --seed S --out DIR                make a soundness suite: networks whose exact truth is known
   supports --CAPABILITY                         the VNN-LIB standard's questions (also: capabilities)
 
 options:
@@ -27,6 +28,7 @@ COMMANDS = {
     "verify": "verinn.face.verify",
     "info": "verinn.face.info",
     "bench": "verinn.bench",
+    "audit build": "verinn.face.audit_build",
     "supports": "verinn.face.supports",
     "capabilities": "verinn.face.supports",
 }
@@ -67,7 +69,7 @@ def _run(arguments: list[str], process: bool) -> int:
 
     if not arguments or arguments[0] in ("-h", "--help", "--name", "--version"):
         return _about(arguments)
-    name = arguments[0]
+    name, rest = _named(arguments)
     if name not in COMMANDS:
         tell(f"error: unknown command `{name}`; commands: {', '.join(COMMANDS)}")
         return BAD_INPUT
@@ -75,7 +77,7 @@ def _run(arguments: list[str], process: bool) -> int:
     parser = Parser(prog=f"verinn {name}", allow_abbrev=False)
     command.add_arguments(parser)
     try:
-        return int(command.run(parser.parse_intermixed_args(arguments[1:]), process))
+        return int(command.run(parser.parse_intermixed_args(rest), process))
     except InputError as error:
         tell_error(error)
         return BAD_INPUT
@@ -85,6 +87,12 @@ def _run(arguments: list[str], process: bool) -> int:
             print("unknown", flush=True)
             return 0
         return 130
+
+
+def _named(arguments: list[str]) -> tuple[str, list[str]]:
+    """The command, which may have two words, and what follows it."""
+    words = 2 if " ".join(arguments[:2]) in COMMANDS else 1
+    return " ".join(arguments[:words]), arguments[words:]
 
 
 def _about(arguments: list[str]) -> int:
