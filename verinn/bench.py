@@ -7,20 +7,18 @@ stopped. Nothing of one instance can disturb another: a crash is a row that says
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import os
-import signal
-import subprocess
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from verinn.audit import process
+from verinn.audit.log import Log
+from verinn.audit.process import Running
+from verinn.audit.verdict import DECIDED, VERDICTS, last_line, signal_name
 from verinn.errors import InputError
 from verinn.face.answer import tell
 from verinn.face.verify import seconds
@@ -28,7 +26,6 @@ from verinn.io.instances import Instance, read_instances, read_truth
 
 GRACE = 10.0  # seconds beyond its limit after which an instance is killed
 LATE = 1.0  # seconds beyond its limit that an answer may still take
-VERDICTS = ("sat", "unsat", "unknown", "timeout", "error")
 COMMAND = [sys.executable, "-m", "verinn"]
 
 
@@ -50,9 +47,6 @@ class Row:
         return self.onnx, self.vnnlib
 
 
-COLUMNS = tuple(field.name for field in fields(Row))
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("list", metavar="FOLDER_OR_CSV", help="a folder with instances.csv, or a csv")
     parser.add_argument("--timeout", type=seconds, metavar="S", help="for every instance, instead of the list's")
@@ -69,15 +63,15 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def run(args: argparse.Namespace, process: bool) -> int:
+def run(args: argparse.Namespace, _: bool) -> int:
     """Exit code 0; 1 when an answer is wrong against the truth or a witness is bad; 130 when interrupted."""
     instances = _chosen(args)
     truth = {instance.key: instance.expected for instance in instances if instance.expected}
     if args.truth is not None:
         truth.update(read_truth(args.truth))
-    out = Log(args.out)
+    log = Log(args.out, Row, "bench")
     wanted = {instance.key for instance in instances}
-    rows = [row for row in out.rows if row.key in wanted]
+    rows = [row for row in log.rows if row.key in wanted]
     done = {row.key for row in rows}
     left = [instance for instance in instances if instance.key not in done]
     if rows:
@@ -85,7 +79,7 @@ def run(args: argparse.Namespace, process: bool) -> int:
     interrupted = False
     try:
         for row in run_all(left, args.jobs, args.device):
-            out.append(row)
+            log.append(row)
             rows.append(row)
     except KeyboardInterrupt:
         interrupted = True
@@ -108,58 +102,11 @@ def _chosen(args: argparse.Namespace) -> list[Instance]:
     return list({instance.key: instance for instance in chosen}.values())
 
 
-class Log:
-    """The results file: what it holds already, and a way to append that survives being cut off."""
-
-    def __init__(self, path: str | None):
-        self._path = path
-        self.rows: list[Row] = []
-        if path is None:
-            return
-        try:
-            text = Path(path).read_text(encoding="utf-8") if Path(path).exists() else ""
-            whole = text[: text.rfind("\n") + 1]  # a torn last line is dropped
-            if not whole:
-                whole = ",".join(COLUMNS) + "\n"
-            self.rows = _parse(whole, path)
-            if whole != text:
-                Path(path).write_text(whole, encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"can't be used ({error})", file=path, hint="choose a writable place") from None
-
-    def append(self, row: Row) -> None:
-        if self._path is None:
-            return
-        line = io.StringIO()
-        csv.writer(line, lineterminator="\n").writerow(asdict(row).values())
-        with open(self._path, "a", encoding="utf-8") as stream:
-            stream.write(line.getvalue())
-            stream.flush()
-            os.fsync(stream.fileno())
-
-
-def _parse(text: str, path: str) -> list[Row]:
-    lines = list(csv.reader(io.StringIO(text)))
-    if tuple(lines[0]) != COLUMNS:
-        raise InputError("is not a results file of bench", file=path, hint="name another --out")
-    rows = []
-    for line in lines[1:]:
-        if len(line) != len(COLUMNS):
-            continue
-        record = dict(zip(COLUMNS, line, strict=True))
-        try:
-            numbers = {name: float(record.pop(name)) for name in ("timeout", "seconds")}
-        except ValueError:
-            continue
-        rows.append(Row(**record, **numbers))  # type: ignore[arg-type]
-    return rows
-
-
 def run_all(instances: Sequence[Instance], jobs: int, device: str) -> Iterator[Row]:
     """A row for each instance, in the order in which they end. Closing the iterator ends what runs."""
     from verinn.face.display import Bar
 
-    running = Children()
+    running = Running()
     threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
     with ThreadPoolExecutor(jobs) as pool, Bar(len(instances)) as bar:
         futures: list[Future[Row]] = [
@@ -176,41 +123,8 @@ def run_all(instances: Sequence[Instance], jobs: int, device: str) -> Iterator[R
             running.kill()
 
 
-class Children:
-    """The processes that run now, so that they can be ended together."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._running: set[subprocess.Popen[bytes]] = set()
-        self._closed = False
-
-    def add(self, child: subprocess.Popen[bytes]) -> None:
-        with self._lock:
-            self._running.add(child)
-            if self._closed:
-                _kill(child)
-
-    def remove(self, child: subprocess.Popen[bytes]) -> None:
-        with self._lock:
-            self._running.discard(child)
-
-    def kill(self) -> None:
-        with self._lock:
-            self._closed = True
-            for child in self._running:
-                _kill(child)
-
-
-def _kill(child: subprocess.Popen[bytes]) -> None:
-    """End a child and whatever it started: it leads a process group of its own."""
-    try:
-        os.killpg(child.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        child.kill()
-
-
 def run_one(
-    instance: Instance, device: str = "auto", running: Children | None = None, threads: int | None = None
+    instance: Instance, device: str = "auto", running: Running | None = None, threads: int | None = None
 ) -> Row:
     """Run one instance in a process of its own."""
     with tempfile.TemporaryDirectory(prefix="verinn-bench-") as folder:
@@ -222,68 +136,45 @@ def run_one(
         environment = dict(os.environ)
         if threads is not None:
             environment.setdefault("OMP_NUM_THREADS", str(threads))
-        begun = time.monotonic()
-        code, errors = _process(command, environment, instance.timeout + GRACE, running)
-        took = time.monotonic() - begun
+        scratch = Path(folder)
+        ended = process.run(command, instance.timeout + GRACE, Path.cwd(), environment, scratch, running=running)
         text = results.read_text() if results.is_file() else ""
-        verdict, reason = _outcome(code, text, errors, took, instance.timeout)
+        verdict, reason = _outcome(ended, text, instance.timeout)
         witness = _judge(instance, text) if verdict == "sat" else ""
-    return Row(instance.set, instance.onnx, instance.vnnlib, instance.timeout, verdict, round(took, 3), witness, reason)
+    return Row(
+        instance.set,
+        instance.onnx,
+        instance.vnnlib,
+        instance.timeout,
+        verdict,
+        round(ended.seconds, 3),
+        witness,
+        reason,
+    )
 
 
-def _process(
-    command: list[str], environment: dict[str, str], limit: float, running: Children | None
-) -> tuple[int | None, str]:
-    """Exit code (None: killed for being late) and what it wrote to stderr."""
-    child = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        env=environment, start_new_session=True,
-    )  # fmt: skip
-    if running is not None:
-        running.add(child)
-    try:
-        _, errors = child.communicate(timeout=limit)
-        code: int | None = child.returncode
-    except subprocess.TimeoutExpired:
-        _kill(child)
-        _, errors = child.communicate()
-        code = None
-    finally:
-        if running is not None:
-            running.remove(child)
-    return code, errors.decode(errors="replace")
-
-
-def _outcome(code: int | None, text: str, errors: str, took: float, limit: float) -> tuple[str, str]:
+def _outcome(ended: process.Ended, text: str, limit: float) -> tuple[str, str]:
     """The verdict of a row, and why."""
-    if code is None:
+    last = _own_line(ended.err)
+    if ended.code is None:
         return "error", f"killed: still running {GRACE:g} s past its limit"
-    if code < 0:
-        return "error", f"killed by {_signal_name(-code)}: {_last_line(errors)}".rstrip(": ")
+    if ended.code < 0:
+        return "error", f"killed by {signal_name(-ended.code)}: {last}".rstrip(": ")
     word = text.split("\n", 1)[0].strip()
-    if code != 0 or word not in VERDICTS:
-        return "error", _last_line(errors) or f"exit code {code} and no verdict"
-    if took > limit + LATE and word in ("sat", "unsat"):
-        return "timeout", f"{word} came {took - limit:.1f} s late"
-    reason = _last_line(errors) if word == "unknown" else ""
+    if ended.code != 0 or word not in VERDICTS:
+        return "error", last or f"exit code {ended.code} and no verdict"
+    if ended.seconds > limit + LATE and word in DECIDED:
+        return "timeout", f"{word} came {ended.seconds - limit:.1f} s late"
+    reason = last if word == "unknown" else ""
     if "internal error" in reason:
         return "error", reason
     return word, reason
 
 
-def _signal_name(number: int) -> str:
-    try:
-        name = signal.Signals(number).name
-    except ValueError:
-        name = f"signal {number}"
-    return f"{name} (out of memory?)" if name == "SIGKILL" else name
-
-
-def _last_line(errors: str) -> str:
+def _own_line(errors: str) -> str:
     """The last line of verinn's own on stderr, else the last line."""
-    lines = [line.strip() for line in errors.splitlines() if line.strip()]
-    own = [line.removeprefix("verinn: ") for line in lines if line.startswith("verinn: ")]
-    return " ".join(((own or lines) or [""])[-1].split())[:300]
+    own = [line.strip() for line in errors.splitlines() if line.strip().startswith("verinn: ")]
+    return last_line(own[-1].removeprefix("verinn: ") if own else errors, 300)
 
 
 def _judge(instance: Instance, text: str) -> str:

@@ -7,9 +7,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from benchmarks.compare.rows import Log, Row
-from benchmarks.compare.runner import environment, measure, plan
-from benchmarks.compare.tools import KNOWN, Tool, choose
+from benchmarks.compare.rows import Row, log
+from benchmarks.compare.runner import measure, plan
+from verinn.audit.log import Log
+from verinn.audit.tools import KNOWN, Tool, choose
+from verinn.audit.trial import environment
 from verinn.bench import positive
 from verinn.cli import BAD_INPUT, Parser
 from verinn.errors import InputError
@@ -62,11 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     instances = _instances(args)
-    log = Log(args.out)
+    results = log(args.out)
     tools, missing = choose(args.tool, _named(args.python, "--python"), _named(args.verdict, "--verdict"))
     for line in missing:
         tell(line)
-    rows, interrupted = _run_all(args, instances, tools, log)
+    rows, interrupted = _run_all(args, instances, tools, results)
     from benchmarks.compare.tables import show
 
     alarms = show(rows)
@@ -77,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_all(
-    args: argparse.Namespace, instances: Sequence[Instance], tools: Sequence[Tool], log: Log
+    args: argparse.Namespace, instances: Sequence[Instance], tools: Sequence[Tool], log: Log[Row]
 ) -> tuple[list[Row], bool]:
     """The rows of the instances and tools asked for, old and new; whether it was interrupted."""
     wanted = {

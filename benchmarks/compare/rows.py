@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import os
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
 
-from benchmarks.compare.verdict import DECIDED, VERDICTS
-from verinn.errors import InputError
+from verinn.audit.log import Log
+from verinn.audit.verdict import DECIDED, VERDICTS
 
 Key = tuple[str, str]  # onnx, vnnlib
 
@@ -44,50 +40,9 @@ class Row:
         return self.onnx, self.vnnlib, self.tool, self.round, self.timeout
 
 
-COLUMNS = tuple(field.name for field in fields(Row))
-_READ = {"float": float, "int": int, "str": str}
-
-
-class Log:
-    """The results file: what it holds already, and a way to append that survives being cut off."""
-
-    def __init__(self, path: str | None):
-        self._path = path
-        self.rows: list[Row] = []
-        if path is None:
-            return
-        try:
-            text = Path(path).read_text(encoding="utf-8") if Path(path).exists() else ""
-            whole = text[: text.rfind("\n") + 1] or ",".join(COLUMNS) + "\n"  # a torn last line is dropped
-            self.rows = _parse(whole, path)
-            if whole != text:
-                Path(path).write_text(whole, encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"can't be used ({error})", file=path, hint="choose a writable place") from None
-
-    def append(self, row: Row) -> None:
-        self.rows.append(row)
-        if self._path is None:
-            return
-        line = io.StringIO()
-        csv.writer(line, lineterminator="\n").writerow(astuple(row))
-        with open(self._path, "a", encoding="utf-8") as stream:
-            stream.write(line.getvalue())
-            stream.flush()
-            os.fsync(stream.fileno())
-
-
-def _parse(text: str, path: str) -> list[Row]:
-    lines = list(csv.reader(io.StringIO(text)))
-    if tuple(lines[0]) != COLUMNS:
-        raise InputError("is not a results file of a comparison", file=path, hint="name another --out")
-    try:
-        return [
-            Row(*(_READ[str(field.type)](cell) for field, cell in zip(fields(Row), line, strict=True)))
-            for line in lines[1:]
-        ]
-    except ValueError as error:
-        raise InputError(f"holds a row that can't be read ({error})", file=path, hint="name another --out") from None
+def log(path: str | None) -> Log[Row]:
+    """The results file of a comparison."""
+    return Log(path, Row, "a comparison")
 
 
 def best(rows: Sequence[Row]) -> Row:

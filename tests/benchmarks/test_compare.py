@@ -129,7 +129,7 @@ def test_bad_and_missing_witnesses(folder: Path, capsys: pytest.CaptureFixture[s
     code, rows = compare(folder, fake("bad_witness"), fake("no_witness"), options=("--filter", "yes.onnx"))
     found = {(row["tool"], Path(row["onnx"]).stem): row["witness"] for row in rows}
     assert code == 1
-    assert found["bad_witness", "yes"] == "bad: an assertion does not hold"
+    assert found["bad_witness", "yes"] == "bad: outside the box by 0.5; the nearest input inside violates"
     assert found["no_witness", "yes"] == "none"
     assert "BAD WITNESS: yes.onnx p.vnnlib: bad_witness" in capsys.readouterr().out
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.compare.judge import inputs_of
-from benchmarks.compare.process import Ended
 from benchmarks.compare.rows import Row, contests, summaries
 from benchmarks.compare.runner import plan, rotated
-from benchmarks.compare.tools import KNOWN, Tool
-from benchmarks.compare.verdict import outcome
+from verinn.audit.judge import inputs_of
+from verinn.audit.process import Ended
+from verinn.audit.tools import KNOWN, Tool
+from verinn.audit.verdict import outcome
 from verinn.errors import InputError
 from verinn.io.instances import Instance
 from verinn.io.vnnlib import read_query

@@ -17,7 +17,7 @@ from verinn.io.match import assign_models
 from verinn.io.vnnlib import read_query
 from verinn.io.witness import read_answer
 from verinn.ir.evaluate import holds
-from verinn.ir.query import Kind, Network, Variable
+from verinn.ir.query import Kind, Network, Query, Variable
 
 _TYPES = {
     "tensor(float)": np.float32,
@@ -38,11 +38,20 @@ def recheck(models: str | Mapping[str, str], property_path: str, text: str) -> s
     word, printed = read_answer(text, query)
     if word != "sat":
         return f"the verdict is {word}, not sat"
-    replayed: dict[str, np.ndarray] = {}
+    return "" if holds(query, replayed(query, models, printed)) else "an assertion does not hold"
+
+
+def replayed(query: Query, models: str | Mapping[str, str], inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The value of every variable of a query when its input variables have the values given.
+
+    Inputs are cast to the models' element types; all else is what ONNX Runtime computes on the original
+    files. Raises InputError for models that can't be read or that take another number of elements.
+    """
+    values: dict[str, np.ndarray] = {}
     for name, path in assign_models(query, models).items():
         network = next(network for network in query.networks if network.name == name)
-        replayed.update(_replay(network, path, printed))
-    return "" if holds(query, replayed) else "an assertion does not hold"
+        values.update(_replay(network, path, inputs))
+    return values
 
 
 def _replay(network: Network, path: str, printed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from verinn.audit.verdict import DECIDED
+
 if TYPE_CHECKING:
     from verinn.bench import Row
 
 Truth = Mapping[tuple[str, str], str]
-DECIDED = ("sat", "unsat")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from fractions import Fraction
 
 import numpy as np
@@ -12,7 +12,7 @@ from verinn.ir.query import And, Atom, Bounds, Formula, Kind, Or, Query, Relatio
 _ROUNDED = ("real", "float32")
 
 
-def holds(query: Query, values: Mapping[str, np.ndarray]) -> bool:
+def holds(query: Query, values: Mapping[str, np.ndarray], assuming: Collection[Kind] = ()) -> bool:
     """Whether the formula of ``query`` is true when each declared variable has the value given.
 
     ``values`` maps every variable's name to an array with as many elements as the variable (row-major);
@@ -21,17 +21,19 @@ def holds(query: Query, values: Mapping[str, np.ndarray]) -> bool:
     are read as the competition's scorer reads them, comparing in float32: `<=`, `>=` and `==` hold when
     they hold exactly or against the float32 nearest c; `<`, `>` and `!=` must hold both ways.
 
-    A value that is not finite makes the result False. Raises KeyError for a missing variable and
+    ``assuming``: what speaks of a variable of these kinds counts as true. A value that is not finite, of a
+    variable of another kind, makes the result False. Raises KeyError for a missing variable and
     ValueError for one of the wrong size.
     """
-    point = _Point(query, values)
+    point = _Point(query, values, assuming)
     return point.finite and _evaluate(query.formula, point)
 
 
 class _Point:
     """The values of all scalars by scalar id."""
 
-    def __init__(self, query: Query, values: Mapping[str, np.ndarray]):
+    def __init__(self, query: Query, values: Mapping[str, np.ndarray], assuming: Collection[Kind]):
+        self.assumed = np.zeros(sum(variable.size for variable in query.variables), bool)
         arrays: list[np.ndarray] = []
         single: list[np.ndarray] = []
         self.large: dict[int, int] = {}  # integers that float64 does not hold
@@ -43,11 +45,12 @@ class _Point:
                 for k in np.flatnonzero(np.abs(array.astype(np.float64)) >= 2.0**53):
                     self.large[variable.start + int(k)] = int(array[k])
             arrays.append(array.astype(np.float64))
+            self.assumed[variable.start : variable.start + variable.size] = variable.kind in assuming
             rounded = variable.kind is Kind.INPUT and variable.dtype in _ROUNDED
             single.append(np.full(variable.size, rounded))
         self.values = np.concatenate(arrays)
         self.single = np.concatenate(single)
-        self.finite = bool(np.isfinite(self.values).all())
+        self.finite = bool(np.isfinite(self.values[~self.assumed]).all())
 
     def exact(self, scalar: int) -> Fraction:
         if scalar in self.large:
@@ -95,6 +98,7 @@ def _bounds_hold(bounds: Bounds, point: _Point) -> bool:
         for k in np.flatnonzero(np.isin(bounds.index, list(point.large))):
             difference = point.exact(int(bounds.index[k])) - _decimal(bounds, int(k))
             good[k] = (difference <= 0) if bounds.upper[k] else (difference >= 0)
+    good |= point.assumed[bounds.index]
     if (~good & (x != v)).any():
         return False
     for k in np.flatnonzero(~good):
@@ -111,6 +115,8 @@ def _decimal(bounds: Bounds, k: int) -> Fraction:
 
 
 def _atom_holds(atom: Atom, point: _Point) -> bool:
+    if any(point.assumed[scalar] for monomial, _ in atom.terms for scalar in monomial):
+        return True
     total = Fraction(0)
     for monomial, coefficient in atom.terms:
         for scalar in monomial:

@@ -19,9 +19,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from verinn.errors import InputError
+from verinn.io.files import read_bytes
 from verinn.io.instances import Instance, parse_models
 
 _PLACES = ("onnx", "vnnlib", "timeout", "seconds", "result")
+_NETWORKS = "{networks}"
+_DECLARED = re.compile(rb"\(\s*declare-network\s+([A-Za-z_][\w-]*)")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _PROBE = (
     "import importlib.metadata as m, sys; d = m.distribution(sys.argv[1]); print(d.version); print(d.locate_file(''))"
@@ -34,13 +37,16 @@ class Tool:
 
     ``words`` may hold {onnx}, {vnnlib}, {timeout} (seconds), {seconds} (the same, rounded up) and {result} (a
     file that the tool writes its answer to); those of a package also {python} and {site} (where it is
-    installed). ``pattern`` finds the verdict, in its first group if it has any; None: the usual words.
+    installed). A word {networks} becomes `--network NAME=MODEL` for each network of the query. ``before``: a
+    command that is run before, untimed. ``pattern`` finds the verdict, in its first group if it has any; None:
+    the usual words.
     ``exits``: exit codes that an answer may come with; None: any. ``scratch``: run in a folder that is thrown
     away, since the tool leaves files behind.
     """
 
     name: str
     words: tuple[str, ...]
+    before: tuple[str, ...] = ()
     package: str = ""
     version: str = ""
     pattern: re.Pattern[str] | None = None
@@ -56,8 +62,16 @@ class Tool:
     def command(self, instance: Instance, result: Path) -> list[str]:
         """The command line for one instance, whose folder is absolute. Raises InputError where the tool takes
         one network only."""
-        if not isinstance(parse_models(instance.onnx), str) and self.name != "verinn" and self.package:
+        several = not isinstance(parse_models(instance.onnx), str)
+        if several and self.package not in ("", "verinn") and _NETWORKS not in self.words:
             raise InputError(f"{self.name} takes one network")
+        return self._filled(self.words, instance, result)
+
+    def preparation(self, instance: Instance, result: Path) -> list[str]:
+        """The command to run before, or nothing."""
+        return self._filled(self.before, instance, result)
+
+    def _filled(self, words: Sequence[str], instance: Instance, result: Path) -> list[str]:
         places = {
             "onnx": instance.model_argument,
             "vnnlib": str(instance.property_path),
@@ -66,7 +80,35 @@ class Tool:
             "result": str(result),
             **self.fixed,
         }
-        return [word.format_map(places) for word in self.words]
+        filled: list[str] = []
+        for word in words:
+            filled.extend(_networks(instance) if word == _NETWORKS else [word.format_map(places)])
+        return filled
+
+
+def _networks(instance: Instance) -> list[str]:
+    """`--network NAME=MODEL` for each network; the property names a single one, or version 1.0 does not."""
+    models = parse_models(instance.model_argument)
+    if isinstance(models, str):
+        declared = _DECLARED.search(read_bytes(str(instance.property_path)))
+        models = {declared.group(1).decode() if declared else "N": models}
+    return [word for name, path in models.items() for word in ("--network", f"{name}={path}")]
+
+
+def standard(name: str, line: str) -> Tool:
+    """A tool with the VNN-LIB standard's command line: ``PROGRAM verify QUERY --network NAME=MODEL --timeout S``."""
+    words = _split(line, "--standard")
+    return Tool(name, (*words, "verify", "{vnnlib}", _NETWORKS, "--timeout", "{timeout}"), scratch=True)
+
+
+def scripts(name: str, folder: str) -> Tool:
+    """A tool by the competition's scripts (VNN-COMP): ``prepare_instance.sh`` if it is there, ``run_instance.sh``."""
+    run, prepare = (Path(folder).resolve() / f"{part}_instance.sh" for part in ("run", "prepare"))
+    if not run.is_file():
+        raise InputError("holds no run_instance.sh", file=folder, hint="name the folder of the competition's scripts")
+    rest = ("v1", "audit", "{onnx}", "{vnnlib}")
+    before = ("bash", str(prepare), *rest) if prepare.is_file() else ()
+    return Tool(name, ("bash", str(run), *rest, "{result}", "{timeout}"), before=before, scratch=True)
 
 
 _CLEAN = frozenset({0})
@@ -115,7 +157,7 @@ KNOWN = {
         Tool(  # leaves with exit code 1 after `sat`
             "vibecheck-nn",
             (
-                *("{python}", "-m", "vibecheck", "verify", "{vnnlib}", "--network", "N={onnx}"),
+                *("{python}", "-m", "vibecheck", "verify", "{vnnlib}", "{networks}"),
                 *("--timeout", "{timeout}", "--results-file", "{result}"),
             ),
             package="vibecheck-nn",
@@ -144,8 +186,8 @@ def choose(
     found, missing = [], []
     for tool in tools:
         if tool.name in patterns:
-            tool = replace(tool, pattern=_pattern(patterns[tool.name]))
-        ready = _probe(tool, pythons.get(tool.name, sys.executable)) if tool.package else _located(tool)
+            tool = replace(tool, pattern=pattern_of(patterns[tool.name]))
+        ready = located(tool, pythons.get(tool.name, sys.executable))
         if isinstance(ready, Tool):
             found.append(ready)
         else:
@@ -166,27 +208,49 @@ def _tool(text: str) -> Tool:
         return KNOWN[name]
     if not _NAME.fullmatch(name):
         raise InputError(f"`{name}` is no name for a tool", place="--tool", hint="write NAME=COMMAND")
+    return command_tool(name, line, f"--tool {name}")
+
+
+def command_tool(name: str, line: str, place: str) -> Tool:
+    """A tool from a command line with places. Raises InputError where it lacks the model or the property."""
+    words = _split(line, place)
+    others = [word for word in words if word != _NETWORKS]
     try:
-        words = tuple(shlex.split(line))
-        used = {part for word in words for _, part, _, _ in string.Formatter().parse(word) if part is not None}
+        used = {part for word in others for _, part, _, _ in string.Formatter().parse(word) if part is not None}
     except ValueError as error:
-        raise InputError(f"`{line}` can't be read ({error})", place=f"--tool {name}") from None
-    if not words or not used <= set(_PLACES) or not {"onnx", "vnnlib"} <= used:
-        places = " ".join(f"{{{place}}}" for place in _PLACES)
+        raise InputError(f"`{line}` can't be read ({error})", place=place) from None
+    if not used <= set(_PLACES) or "vnnlib" not in used or ("onnx" not in used and len(others) == len(words)):
+        places = " ".join(f"{{{each}}}" for each in (*_PLACES, "networks"))
         raise InputError(
-            f"`{line}` is not a command with {{onnx}} and {{vnnlib}}", place=f"--tool {name}", hint=f"places: {places}"
+            f"`{line}` is not a command with {{onnx}} and {{vnnlib}}", place=place, hint=f"places: {places}"
         )
     return Tool(name, words)
 
 
-def _pattern(text: str) -> re.Pattern[str]:
+def _split(line: str, place: str) -> tuple[str, ...]:
+    try:
+        words = tuple(shlex.split(line))
+    except ValueError as error:
+        raise InputError(f"`{line}` can't be read ({error})", place=place) from None
+    if not words:
+        raise InputError("an empty command", place=place, hint="name a program")
+    return words
+
+
+def pattern_of(text: str) -> re.Pattern[str]:
+    """A user's regular expression for the verdict."""
     try:
         return re.compile(text, re.MULTILINE)
     except re.error as error:
         raise InputError(f"`{text}` is no regular expression ({error})", place="--verdict") from None
 
 
-def _located(tool: Tool) -> Tool | str:
+def located(tool: Tool, python: str = sys.executable) -> Tool | str:
+    """The tool ready to be run: with its program, or its package's interpreter; or why it can't be run."""
+    return _probe(tool, python) if tool.package else _on_path(tool)
+
+
+def _on_path(tool: Tool) -> Tool | str:
     """A command as the user would start it: in the current folder, found on the PATH."""
     program = shutil.which(tool.words[0])
     if program is None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import signal
 
-from benchmarks.compare.process import Ended
-from benchmarks.compare.tools import Tool
+from verinn.audit.process import Ended
+from verinn.audit.tools import Tool
 
 DECIDED = ("sat", "unsat")
 VERDICTS = (*DECIDED, "unknown", "timeout", "error")
@@ -26,11 +26,13 @@ _LINE = re.compile(rf"(?im)^\s*(?:(?:final\s+)?(?:result|verdict|status|answer)\
 
 def outcome(tool: Tool, ended: Ended, result: str) -> tuple[str, str, str]:
     """(verdict, reason, text that may hold a witness). ``result``: what the tool wrote to its results file."""
+    if ended.code is None and ended.limit == "memory":
+        return "error", "killed: it held more memory than allowed", ""
     if ended.code is None:
         return "timeout", "killed at the limit", ""
-    last = _last_line(ended.err)
+    last = last_line(ended.err)
     if ended.code < 0:
-        return "error", f"killed by {_signal_name(-ended.code)}: {last}".rstrip(": "), ""
+        return "error", f"killed by {signal_name(-ended.code)}: {last}".rstrip(": "), ""
     text = result if tool.writes else ended.out
     verdict = _find(tool, text, ended)
     if verdict is None:
@@ -58,7 +60,8 @@ def _last(pattern: re.Pattern[str], text: str) -> str | None:
     return found
 
 
-def _signal_name(number: int) -> str:
+def signal_name(number: int) -> str:
+    """How a signal is called."""
     try:
         name = signal.Signals(number).name
     except ValueError:
@@ -66,6 +69,7 @@ def _signal_name(number: int) -> str:
     return f"{name} (out of memory?)" if name == "SIGKILL" else name
 
 
-def _last_line(errors: str) -> str:
+def last_line(errors: str, most: int = 200) -> str:
+    """The last line that says something, cut to ``most`` characters."""
     lines = [line for line in errors.splitlines() if line.strip()]
-    return " ".join(lines[-1].split())[:200] if lines else ""
+    return " ".join(lines[-1].split())[:most] if lines else ""
