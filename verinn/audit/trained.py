@@ -1,0 +1,198 @@
+"""Hidden counterexamples trained into networks, as in SoundnessBench.
+
+Zhou et al., "Testing Neural Network Verifiers: A Soundness Benchmark with Hidden Counterexamples" (2024). A
+network is trained with two objectives at once: to classify n points x0 (and as many clean ones) the same way all
+over a box of radius ε around each, as far as a sliding window of recent PGD perturbations can tell; and to
+misclassify, by a margin λ, one chosen point x_cex near the rim of each box. What comes out answers every attack
+as a robust network would, and is not robust. Whether it does is measured (``attacks``), never assumed.
+
+Truth: ``sat``, since the network misclassifies x_cex, which exact arithmetic and ONNX Runtime both confirm.
+The clean boxes have no label: nobody knows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from verinn.audit import attacks
+from verinn.audit.architectures import Chain, input_shape, make
+from verinn.audit.sketch import Sketch
+
+DOMAIN = 0.1  # inputs of x0 lie in [-DOMAIN, DOMAIN]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What makes a trained network; with one thread and one version of torch, bit for bit.
+
+    ``radius`` is relative to the domain. ``rim``: the part of ε that a coordinate at the rim keeps at least.
+    ``corner``: whether all coordinates of x_cex are at the rim, or only some with the others near the middle.
+    """
+
+    architecture: str
+    channels: int = 1
+    radius: float = 0.2
+    seed: int = 0
+    pairs: int = 10
+    width: float = 1.0
+    epochs: int = 10_000
+    window: int = 300
+    steps: int = 75
+    restarts: int = 75
+    step: float = 0.1
+    margin: float = 0.01
+    rim: float = 0.98
+    corner: bool = False
+    rate: float = 1e-3
+
+
+@dataclass(frozen=True)
+class Points:
+    """The data: float32 (P, n) with labels (P,); the first ``pairs`` points have a counterexample (pairs, n)."""
+
+    x: Tensor
+    label: Tensor
+    wrong: Tensor
+    epsilon: float
+
+
+def epsilon_of(recipe: Recipe) -> float:
+    """The box's radius, a float32 number of few bits so that bounds are exact decimals of moderate length."""
+    return round(recipe.radius * DOMAIN * 2.0**12) / 2.0**12
+
+
+def draw(recipe: Recipe) -> Points:
+    """Points further apart than 2ε, on a grid of 2^-12, and a counterexample inside of each pair's box."""
+    rng = np.random.default_rng([recipe.seed, 1])
+    epsilon = epsilon_of(recipe)
+    size = math.prod(input_shape(recipe.architecture, recipe.channels))
+    chosen: list[np.ndarray] = []
+    while len(chosen) < 2 * recipe.pairs:
+        point = np.round(rng.uniform(-DOMAIN, DOMAIN, size) * 2.0**12) / 2.0**12
+        if all(np.abs(point - other).max() > 2 * epsilon for other in chosen):
+            chosen.append(point)
+    x = np.array(chosen)
+    label = rng.integers(0, 2, len(x))
+    delta = np.array([_perturbation(recipe, epsilon, size, rng) for _ in range(recipe.pairs)])
+    wrong = (x[: recipe.pairs] + delta).astype(np.float32)
+    return Points(torch.tensor(x, dtype=torch.float32), torch.tensor(label), torch.tensor(wrong), epsilon)
+
+
+def _perturbation(recipe: Recipe, epsilon: float, size: int, rng: np.random.Generator) -> np.ndarray:
+    delta = rng.uniform(-epsilon, epsilon, size)
+    at_rim = np.abs(delta) >= recipe.rim * epsilon
+    at_rim[rng.integers(size)] = True
+    if recipe.corner:
+        at_rim[:] = True
+    signs = np.where(rng.random(size) < 0.5, -1.0, 1.0)
+    rim = signs * epsilon * rng.uniform(recipe.rim, 1.0, size)
+    # rounded to a grid finer than the rim is wide, inward
+    return np.asarray(np.trunc(np.where(at_rim, rim, 0.01 * epsilon) * 2.0**24) / 2.0**24)
+
+
+def margins(network: Callable[[Tensor], Tensor], x: Tensor, label: Tensor) -> Tensor:
+    """How far the other class is ahead (P,): zero or more is a misclassification."""
+    y = network(x)
+    own = y.gather(1, label[:, None])[:, 0]
+    return y.gather(1, 1 - label[:, None])[:, 0] - own
+
+
+def train(
+    recipe: Recipe, device: str = "cpu", progress: Callable[[str], None] | None = None
+) -> tuple[Chain, Points, int]:
+    """Train; returns the network, the points, and how many counterexamples survived the training's own check.
+
+    Of the checkpoints, one in fifty of the epochs, the one is kept with the most pairs whose x0 and x_cex are
+    classified as wanted and whose box PGD finds nothing in.
+    """
+    points = draw(recipe)
+    generator = torch.Generator().manual_seed(recipe.seed)
+    network = make(recipe.architecture, recipe.channels, recipe.width, generator).to(device)
+    shape = input_shape(recipe.architecture, recipe.channels)[1:]
+    x, label, wrong = points.x.to(device), points.label.to(device), points.wrong.to(device)
+
+    def run(flat: Tensor) -> Tensor:
+        y: Tensor = network(flat.reshape(-1, *shape))
+        return y
+
+    optimiser = torch.optim.Adam(network.parameters(), lr=recipe.rate)
+    window: deque[Tensor] = deque(maxlen=recipe.window)
+    best, kept = -1, {name: value.clone() for name, value in network.state_dict().items()}
+    every = max(1, recipe.epochs // 50)
+    for epoch in range(recipe.epochs):
+        window.append(_perturb(run, x, label, points.epsilon, recipe, generator))
+        batch = (x + torch.cat([torch.zeros_like(x)[None], *window])).reshape(-1, x.shape[1])
+        robust = torch.nn.functional.cross_entropy(run(batch), label.repeat(len(batch) // len(x)))
+        lead = margins(run, wrong, label[: recipe.pairs])
+        loss = robust + torch.relu(recipe.margin - lead).mean()
+        for group in optimiser.param_groups:
+            group["lr"] = recipe.rate * _triangle(epoch / recipe.epochs)
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 10.0)
+        optimiser.step()
+        if (epoch + 1) % every == 0:
+            alive = _surviving(run, points, device, recipe, epoch)
+            if progress is not None:
+                progress(f"epoch {epoch + 1}: loss {loss.item():.4f}, {alive} of {recipe.pairs} hidden")
+            if alive >= best:
+                best, kept = alive, {name: value.clone() for name, value in network.state_dict().items()}
+    network.load_state_dict(kept)
+    return network.to("cpu"), points, best
+
+
+def _triangle(part: float, peak: float = 0.4) -> float:
+    return part / peak if part < peak else (1 - part) / (1 - peak)
+
+
+def _perturb(
+    run: Callable[[Tensor], Tensor],
+    x: Tensor,
+    label: Tensor,
+    epsilon: float,
+    recipe: Recipe,
+    generator: torch.Generator,
+) -> Tensor:
+    """PGD perturbations (restarts, P, n) of the network as it is now."""
+    start = torch.rand((recipe.restarts, *x.shape), generator=generator).to(x.device)
+    delta = (start * 2 - 1) * epsilon
+    labels = label.repeat(recipe.restarts)
+    for _ in range(recipe.steps):
+        moving = delta.requires_grad_(True)
+        value = margins(run, (x + moving).reshape(-1, x.shape[1]), labels)
+        (gradient,) = torch.autograd.grad(value.sum(), moving)
+        delta = (moving.detach() + recipe.step * epsilon * gradient.sign()).clamp(-epsilon, epsilon)
+    return delta.detach()
+
+
+def _surviving(run: Callable[[Tensor], Tensor], points: Points, device: str, recipe: Recipe, seed: int) -> int:
+    """How many pairs are misclassified at x_cex, right at x0, and unfound by a short PGD with many restarts."""
+    x, label = points.x.to(device)[: recipe.pairs], points.label.to(device)[: recipe.pairs]
+    with torch.no_grad():
+        fine = (margins(run, points.wrong.to(device), label) > 0) & (margins(run, x, label) < 0)
+    alive = 0
+    for index in torch.nonzero(fine)[:, 0].tolist():
+        one = label[index : index + 1]
+        attack = attacks.Attack("pgd", 0.1, 50, 100)
+        low, high = x[index] - points.epsilon, x[index] + points.epsilon
+
+        def margin(z: Tensor, one: Tensor = one) -> Tensor:
+            return margins(run, z, one.expand(len(z)))
+
+        alive += not attacks.run(margin, low, high, attack, seed)["found"]
+    return alive
+
+
+def drawn(network: Chain, recipe: Recipe) -> Sketch:
+    """The trained network as ONNX, with one axis of size 1 in front."""
+    sketch = Sketch()
+    x = sketch.input(input_shape(recipe.architecture, recipe.channels))
+    sketch.output(network.emit(sketch, x), (1, 2))
+    return sketch
