@@ -88,7 +88,6 @@ def describe(model: Source, prop: str | Path | Query | None = None, options: Opt
 def _unstable(problem: Problem) -> int | None:
     """Unstable neurons of the first case, by intervals and CROWN where they leave something open."""
     from verinn.bounds.domain import relax
-    from verinn.ops.base import Elementwise
     from verinn.ops.program import Program
 
     if not len(problem.prop.cases):
@@ -103,8 +102,9 @@ def _unstable(problem: Problem) -> int | None:
         relaxation = relax(program, lower, upper, refine=last < 4096)
     count = 0
     for step in program.steps:
-        if isinstance(step.op, Elementwise):
-            count += int(step.op.loose(step.node, *relaxation.intervals[step.node.inputs[0]]).sum())
+        if not step.affine:
+            boxes = [relaxation.intervals[source] for source in step.node.inputs]
+            count += max(int(loose.sum()) for loose in step.loose(boxes))
     return count
 
 

@@ -12,7 +12,7 @@ from exact_graph import exact, run, somewhere
 
 from verinn.bounds.domain import bound_rows, relax, split_inputs
 from verinn.ir.graph import Graph
-from verinn.ops.program import Program
+from verinn.ops.program import Program, Step
 
 Exact = list[list[dict[str, np.ndarray]]]  # by box, by point
 
@@ -28,6 +28,12 @@ def truth(graph: Graph, lower: np.ndarray, upper: np.ndarray, rng: np.random.Gen
             here.append({**values, "x": x})
         found.append(here)
     return found
+
+
+def slots_of(step: Step) -> tuple[int, ...]:
+    """The shape of a step's parameters, without the axis of domains."""
+    slots = getattr(step.op, "slots", 1)
+    return step.node.shape if slots <= 1 else (slots, *step.node.shape)
 
 
 def tensors(lower: np.ndarray, upper: np.ndarray, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
@@ -82,7 +88,7 @@ def row_violations(
         relaxation = relax(program, low, high, refine=refine)
         if alphas:
             relaxation.alphas = {
-                step.node.name: torch.from_numpy(rng.uniform(size=(len(lower), *step.node.shape))).to(dtype)
+                step.node.name: torch.from_numpy(rng.uniform(size=(len(lower), *slots_of(step)))).to(dtype)
                 for step in program.steps
                 if not step.affine
             }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
@@ -159,6 +160,14 @@ def _pad(node: Node, xs: Sequence[np.ndarray], p: Mapping[str, np.ndarray]) -> n
     return out
 
 
+def _matmul(node: Node, xs: Sequence[np.ndarray], p: Mapping[str, np.ndarray]) -> np.ndarray:
+    out = np.empty(node.shape, dtype=object)
+    for place in np.ndindex(*node.shape):
+        lead, i, j = place[:-2], place[-2], place[-1]
+        out[place] = (xs[0][(*lead, i)] * xs[1][(*lead, slice(None), j)]).sum()
+    return out
+
+
 def _each(function: Callable[[Fraction, Mapping[str, Any]], Fraction]) -> Any:
     def image(node: Node, xs: Sequence[np.ndarray], p: Mapping[str, np.ndarray]) -> np.ndarray:
         return exact([function(v, node.attrs) for v in xs[0].reshape(-1)]).reshape(xs[0].shape)
@@ -193,6 +202,17 @@ _APPLY: dict[str, Any] = {
     "leaky_relu": _each(lambda v, attrs: v if v >= 0 else v * Fraction(attrs["alpha"])),
     "abs": _each(lambda v, attrs: abs(v)),
     "clip": _each(clipped),
+    "prelu": lambda node, xs, p: np.where(xs[0] >= 0, xs[0], xs[0] * p["slope"]),
+    "hard_swish": _each(lambda v, attrs: v * min(max(v + 3, Fraction(0)), Fraction(6)) / 6),
+    "reciprocal": _each(lambda v, attrs: 1 / v),
+    "sign": _each(lambda v, attrs: Fraction((v > 0) - (v < 0))),
+    "step": _each(lambda v, attrs: Fraction(v > 0 if attrs["strict"] else v >= 0)),
+    "floor": _each(lambda v, attrs: Fraction(math.floor(v))),
+    "ceil": _each(lambda v, attrs: Fraction(math.ceil(v))),
+    "round": _each(lambda v, attrs: Fraction(round(v))),
+    "mul": lambda node, xs, p: xs[0] * xs[1],
+    "matmul": _matmul,
+    "reduce_max": lambda node, xs, p: xs[0].max(axis=tuple(node.attrs["axes"]), keepdims=True),
 }
 
 KNOWN = frozenset(_APPLY)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from exact_graph import Build
 
-from verinn.ir.graph import Graph
+from verinn.ir.graph import Const, Graph
 
 Rng = np.random.Generator
 Entry = Callable[[Rng], Graph]
@@ -91,14 +91,6 @@ def constant(rng: Rng) -> Graph:
     return b.graph()
 
 
-def reduce_sum(rng: Rng) -> Graph:
-    b = Build(shape_of(rng))
-    rank = len(b.shapes["x0"])
-    axes = tuple(sorted(int(k) for k in rng.choice(rank, rng.integers(1, rank + 1), replace=False)))
-    b.add("reduce_sum", "x0", axes=axes)
-    return b.graph()
-
-
 def reshape(rng: Rng) -> Graph:
     b = Build((2, 3, 2))
     b.add("reshape", "x0", shape=[(12,), (3, 4), (1, 6, 2), (2, 3, 2)][rng.integers(4)])
@@ -155,6 +147,59 @@ def expand(rng: Rng) -> Graph:
     return b.graph()
 
 
+def reduction(op: str) -> Entry:
+    def make(rng: Rng) -> Graph:
+        b = Build(shape_of(rng))
+        rank = len(b.shapes["x0"])
+        axes = tuple(sorted(int(k) for k in rng.choice(rank, rng.integers(1, rank + 1), replace=False)))
+        b.add(op, "x0", axes=axes)
+        return b.graph()
+
+    return make
+
+
+def along(op: str) -> Entry:
+    def make(rng: Rng) -> Graph:
+        b = Build(tuple(int(k) for k in rng.integers(1, 6, rng.integers(1, 4))))
+        b.add(op, "x0", axis=int(rng.integers(len(b.shapes["x0"]))))
+        return b.graph()
+
+    return make
+
+
+def mul(rng: Rng) -> Graph:
+    shape = shape_of(rng)
+    if rng.random() < 0.4:
+        b = Build(shape)
+        b.add("mul", "x0", "x0")
+    else:
+        b = Build(shape, shape)
+        b.add("mul", "x0", "x1")
+    return b.graph()
+
+
+def matmul(rng: Rng) -> Graph:
+    lead = tuple(int(k) for k in rng.integers(1, 3, rng.integers(0, 3)))
+    m, k, n = (int(v) for v in rng.integers(1, 4, 3))
+    if rng.random() < 0.2:
+        b = Build((*lead, k, k))
+        b.add("matmul", "x0", "x0")
+    else:
+        b = Build((*lead, m, k), (*lead, k, n))
+        b.add("matmul", "x0", "x1")
+    return b.graph()
+
+
+def prelu(rng: Rng) -> Graph:
+    shape = shape_of(rng)
+    narrow = tuple(int(n) if rng.random() < 0.6 else 1 for n in shape[int(rng.integers(0, len(shape) + 1)) :])
+    b = Build(shape)
+    slope = np.asarray(rng.choice([-0.7, 0.0, 0.01, 0.25, 1 / 3, 1.0, 2.7], narrow))
+    error = np.asarray(np.abs(slope) * 1e-9) if rng.random() < 0.3 else None
+    b.add("prelu", "x0", params={"slope": slope if error is None else Const(slope, error)})
+    return b.graph()
+
+
 def elementwise(op: str, **attrs: Callable[[Rng], float]) -> Entry:
     def make(rng: Rng) -> Graph:
         b = Build(shape_of(rng))
@@ -164,6 +209,29 @@ def elementwise(op: str, **attrs: Callable[[Rng], float]) -> Entry:
     return make
 
 
+#: elementwise operators without attributes, beside the piecewise-linear ones
+PLAIN = [
+    "hard_swish",
+    "atan",
+    "erf",
+    "gelu",
+    "gelu_tanh",
+    "silu",
+    "softplus",
+    "mish",
+    "exp",
+    "log",
+    "sqrt",
+    "reciprocal",
+    "sin",
+    "cos",
+    "tan",
+    "sign",
+    "floor",
+    "ceil",
+    "round",
+]
+
 CASES: dict[str, Entry] = {
     "linear": linear,
     "conv": conv,
@@ -172,7 +240,7 @@ CASES: dict[str, Entry] = {
     "shift": with_param("shift", "offset"),
     "sum": total,
     "constant": constant,
-    "reduce_sum": reduce_sum,
+    "reduce_sum": reduction("reduce_sum"),
     "reshape": reshape,
     "transpose": transpose,
     "slice": cut,
@@ -190,5 +258,17 @@ CASES: dict[str, Entry] = {
     "abs": elementwise("abs"),
     "sigmoid": elementwise("sigmoid"),
     "tanh": elementwise("tanh"),
+    "prelu": prelu,
+    "elu": elementwise("elu", alpha=lambda rng: float(rng.choice([0.1, 1.0, 1.67326, 2.5]))),
+    "step": elementwise("step", strict=lambda rng: bool(rng.random() < 0.5)),
+    "pow": elementwise(
+        "pow", exponent=lambda rng: float(rng.choice([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, -1.0, -2.0, 0.5, 1.5, -0.5, 2.7]))
+    ),
+    **{name: elementwise(name) for name in PLAIN},
+    "mul": mul,
+    "matmul": matmul,
     "max_pool": max_pool,
+    "reduce_max": reduction("reduce_max"),
+    "softmax": along("softmax"),
+    "log_softmax": along("log_softmax"),
 }

@@ -22,7 +22,7 @@ from verinn.bounds.interval import Interval, magnitude, propagate
 from verinn.bounds.region import Region, clip
 from verinn.bounds.rounding import cast_down, cast_up
 from verinn.ops.activation import Abs, Clip, LeakyRelu, Relu
-from verinn.ops.base import Affine, ulps
+from verinn.ops.base import Affine, Elementwise, ulps
 from verinn.ops.program import Program, Step
 
 Box = dict[str, Interval]
@@ -150,7 +150,7 @@ def _gain(program: Program, before: Box, after: Box) -> Tensor:
     """By how many elements' worth the inputs and the inputs of nonlinear steps have shrunk (D,)."""
     total = None
     names = dict.fromkeys(v.name for v in program.graph.inputs)
-    names |= dict.fromkeys(s.node.inputs[0] for s in program.steps if not s.affine)
+    names |= dict.fromkeys(source for s in program.steps if not s.affine for source in s.node.inputs)
     for name in names:
         old, new = (high - low for low, high in (before[name], after[name]))
         part = torch.where(old > 0, 1 - new / old, 0.0).nan_to_num(0.0, 0.0, 0.0).flatten(1).sum(1)
@@ -171,7 +171,7 @@ def _round(contractor: Contractor, box: Box, rows: Rows) -> Box:
         name = step.node.name
         if name in contractor.transposes:
             _back(contractor.transposes[name], box, images[name])
-        elif not step.affine:
+        elif isinstance(step.op, Elementwise):
             source = step.node.inputs[0]
             box[source] = _meet(box[source], inverse(step, box[source], box[name]))
     return box

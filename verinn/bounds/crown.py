@@ -21,11 +21,11 @@ from verinn.bounds.interval import Interval, magnitude
 from verinn.bounds.patches import Patches, add, bend, by_sign, passes
 from verinn.bounds.rounding import centre, gamma, sum_slack, tiny, unit
 from verinn.bounds.rows import OneHot as OneHot
-from verinn.bounds.rows import Rows, pick
+from verinn.bounds.rows import Rows, flat, pick
 from verinn.bounds.rows import dot as dot
 from verinn.bounds.rows import dot_terms as dot_terms
 from verinn.ops.activation import Relu
-from verinn.ops.base import Affine, Elementwise, Lines
+from verinn.ops.base import Affine, Elementwise, Joint, Lines, Planes
 from verinn.ops.pool import MaxPool
 from verinn.ops.program import Program, Step
 
@@ -92,6 +92,7 @@ class Relaxation:
     pulls: Mapping[str, Tensor] = field(default_factory=dict)
     parent: Relaxation | None = None
     _lines: dict[str, Lines] = field(default_factory=dict)
+    _planes: dict[str, Planes] = field(default_factory=dict)
     _tolls: dict[str, Toll] = field(default_factory=dict)
     _sizes: dict[str, tuple[Interval, Tensor]] = field(default_factory=dict)
 
@@ -121,6 +122,14 @@ class Relaxation:
             assert isinstance(step.op, Elementwise)
             self._lines[name] = step.op.lines(step.node, *self.intervals[step.node.inputs[0]], self.alphas.get(name))
         return self._lines[name]
+
+    def planes(self, step: Step) -> Planes:
+        name = step.node.name
+        if name not in self._planes:
+            assert isinstance(step.op, Joint)
+            boxes = [self.intervals[source] for source in step.node.inputs]
+            self._planes[name] = step.op.planes(step.node, boxes, self.alphas.get(name))
+        return self._planes[name]
 
     def toll(self, step: Step) -> Toll:
         """Rounding charged when coefficients pass back through an affine step."""
@@ -171,8 +180,8 @@ class Relaxation:
             error = op.offset(node, step.errors)
             rate = rate if error is None else rate + error
         slack = sum_slack(step.forward_terms + 4, dtype) * sum_slack(count, dtype)
-        under = sum((size.flatten(1).sum(1) for size in sizes), torch.zeros((), dtype=dtype, device=rate.device))
-        base = (under * (step.back_terms + 2) + weighed.flatten(1).sum(1) + count) * (2 * tiny(dtype))
+        under = sum((flat(size).sum(1) for size in sizes), torch.zeros((), dtype=dtype, device=rate.device))
+        base = (under * (step.back_terms + 2) + flat(weighed).sum(1) + count) * (2 * tiny(dtype))
         # what underflows in the rate itself meets coefficients of any size
         rate = rate * slack + (2 * step.forward_terms + 8) * tiny(dtype)
         batch = len(self.intervals[node.name][0])
@@ -224,6 +233,8 @@ class Backward:
                 self._affine(step, a, debt)
             elif isinstance(step.op, MaxPool):
                 self._max_pool(step, self._dense(a, step.node.name), debt)
+            elif isinstance(step.op, Joint):
+                self._joint(step, self._dense(a, step.node.name), debt)
             else:
                 self._elementwise(step, self._windowed(step, a), debt)
 
@@ -302,7 +313,7 @@ class Backward:
         name = step.node.inputs[0]
         if self.record is not None and isinstance(positive, Tensor) and isinstance(negative, Tensor):
             self.record[step.node.name] = self._cost(step, positive, negative)
-        under = self.relaxation.size(name).flatten(1).sum(1).double().reshape(-1, 1) + count
+        under = flat(self.relaxation.size(name)).sum(1).double().reshape(-1, 1) + count
         self.c = self.c - under * (4 * tiny(self.dtype))
         back = bend(positive, negative, lines.lower_slope, lines.upper_slope)
         pull = self.relaxation.pull(step)
@@ -319,6 +330,26 @@ class Backward:
         lower, upper = self.relaxation.intervals[step.node.inputs[0]]
         below = torch.minimum(-lower, upper).clamp(min=0)
         return positive.sum(1) * below - negative.sum(1) * lines.upper_offset
+
+    def _joint(self, step: Step, a: Tensor, debt: float) -> None:
+        """Through planes; what the sums of their products lose is charged for all inputs at once."""
+        name, relaxation, dtype = step.node.name, self.relaxation, self.dtype
+        planes = relaxation.planes(step)
+        self._pay(name, a, debt)
+        positive, negative = a.clamp(min=0), a.clamp(max=0)
+        count = dot_terms(planes.upper_offset[0].numel(), dtype) + relaxation.adds
+        size = torch.maximum(planes.upper_offset.abs(), planes.lower_offset.abs())
+        rate = gamma(planes.terms + relaxation.adds, dtype) * planes.weight + 2 * gamma(count, dtype) * size
+        self.c = self.c + dot(positive, planes.lower_offset) + dot(negative, planes.upper_offset)
+        self.c = self.c - dot(a.abs(), rate * sum_slack(count + 8, dtype) + tiny(dtype))
+        sources = step.node.inputs
+        under = sum(flat(relaxation.size(source)).sum(1).double().reshape(-1, 1) for source in sources) + count
+        self.c = self.c - under * ((planes.terms + 2) * 4 * tiny(dtype))
+        if self.record is not None:
+            wide = torch.maximum(planes.upper_offset - planes.lower_offset, torch.zeros_like(size))
+            self.record[name] = a.abs().sum(1) * wide
+        for source, back in zip(sources, planes.back(positive, negative), strict=True):
+            self._add(source, back, 0.0)
 
     def _max_pool(self, step: Step, a: Tensor, debt: float) -> None:
         op, node = step.op, step.node
@@ -379,7 +410,7 @@ class Backward:
                 parts.append(torch.zeros((batch, rows, size), dtype=self.dtype, device=self.program.device))
                 continue
             worst = max(worst, hit[1])
-            dense = hit[0].flatten(2)
+            dense = flat(hit[0], 2)
             parts.append(dense.expand(batch, *dense.shape[1:]))
         return LinearForm(
             torch.cat(parts, 2) if len(parts) > 1 else parts[0], self.c.expand(batch, rows), worst, self.charged

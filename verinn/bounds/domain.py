@@ -12,6 +12,7 @@ from torch import Tensor
 from verinn.bounds.crown import Backward, LinearForm, OneHot, Relaxation
 from verinn.bounds.interval import Interval, propagate
 from verinn.bounds.patches import footprint, is_image, places
+from verinn.bounds.rows import flat
 from verinn.ops.base import Affine, Elementwise
 from verinn.ops.pool import MaxPool
 from verinn.ops.program import Program, Step
@@ -78,14 +79,14 @@ def relax(
     return relaxation
 
 
-def targets(program: Program) -> dict[str, Step]:
-    """Values worth refining, with the nonlinear step that reads them.
+def targets(program: Program) -> dict[str, tuple[Step, ...]]:
+    """Values worth refining, with the nonlinear steps that read them.
 
     Not those that one affine step makes of the inputs, nor those that an elementwise step makes: there
     the interval is as good already.
     """
     depth = {value.name: 0 for value in program.graph.inputs}
-    found = {}
+    found: dict[str, tuple[Step, ...]] = {}
     makers = {step.node.name for step in program.steps if not isinstance(step.op, Elementwise)}
     for step in program.steps:
         below = max((depth[name] for name in step.node.inputs), default=0)
@@ -93,16 +94,16 @@ def targets(program: Program) -> dict[str, Step]:
             depth[step.node.name] = below + (1 if step.forward_terms else 0)
             continue
         depth[step.node.name] = 2
-        source = step.node.inputs[0]
-        if below > 1 and source in makers:
-            found[source] = step
+        for source in dict.fromkeys(step.node.inputs):
+            if depth[source] > 1 and source in makers:
+                found[source] = (*found.get(source, ()), step)
     return found
 
 
 def _refined(
     relaxation: Relaxation,
     step: Step,
-    reader: Step,
+    readers: tuple[Step, ...],
     lower: Tensor,
     upper: Tensor,
     budget: int,
@@ -110,10 +111,10 @@ def _refined(
     workers: int,
 ) -> Interval:
     low, high = relaxation.intervals[step.node.name]
-    mask = _loose(reader, low, high).flatten(1)
+    mask = flat(_loose(relaxation, step.node.name, readers))
     if not bool(mask.any()):
         return low, high
-    flat_low, flat_high = low.flatten(1), high.flatten(1)
+    flat_low, flat_high = flat(low), flat(high)
     blocks = _blocks(relaxation.program, step, mask, _room(budget, low))
 
     def bounded(part: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -183,9 +184,20 @@ def _narrow(x: Tensor, dtype: torch.dtype) -> Tensor:
     return y if dtype == torch.float64 else y - (y.abs() * info.eps + info.tiny)
 
 
-def _loose(reader: Step, low: Tensor, high: Tensor) -> Tensor:
-    assert isinstance(reader.op, Elementwise | MaxPool)
-    return reader.op.loose(reader.node, low, high)
+def _loose(relaxation: Relaxation, name: str, readers: tuple[Step, ...]) -> Tensor:
+    """Which elements of a value any of its readers loses by. An input that is not bounded yet may be anything."""
+    masks = []
+    for reader in readers:
+        boxes = []
+        for source, shape in zip(reader.node.inputs, reader.shapes, strict=True):
+            if source in relaxation.intervals:
+                boxes.append(relaxation.intervals[source])
+            else:
+                low = relaxation.intervals[name][0].new_full((1, *shape), -torch.inf)
+                boxes.append((low, -low))
+        parts = reader.loose(boxes)
+        masks += [part for source, part in zip(reader.node.inputs, parts, strict=True) if source == name]
+    return torch.stack([mask.expand(len(relaxation.intervals[name][0]), *mask.shape[1:]) for mask in masks]).any(0)
 
 
 def _rows(step: Step, mask: Tensor) -> Tensor:
@@ -199,7 +211,7 @@ def _rows(step: Step, mask: Tensor) -> Tensor:
 
 
 def _meet(one: Interval, other: Interval) -> Interval:
-    return torch.maximum(one[0], other[0]), torch.minimum(one[1], other[1])
+    return torch.fmax(one[0], other[0]), torch.fmin(one[1], other[1])
 
 
 def bound_rows(

@@ -14,7 +14,7 @@ a multiplier is the value of its constraint.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from verinn.bounds.crown import Relaxation
 from verinn.bounds.domain import split_inputs
-from verinn.ops.base import Affine, Elementwise
+from verinn.ops.base import Affine, Elementwise, Joint
 from verinn.ops.pool import MaxPool
 from verinn.ops.program import Program, Step
 
@@ -152,7 +152,7 @@ class Frame:
                     trace.const = trace.const + a.flatten(1) @ b.expand(1, *step.node.shape).flatten()
                 back = step.op.back(step.node, a, step.params, step.shapes)
             else:
-                back = [self._other(step, a, trace)]
+                back = self._other(step, a, trace)
             for source, part in zip(step.node.inputs, back, strict=True):
                 pending[source] = pending[source] + part if source in pending else part
         trace.inputs = pending
@@ -171,7 +171,7 @@ class Frame:
             new = new + pull[:, part]
         return (flat * self.base[step.node.name]).index_copy_(1, index, new).reshape(a.shape)
 
-    def _other(self, step: Step, a: Tensor, trace: _Trace) -> Tensor:
+    def _other(self, step: Step, a: Tensor, trace: _Trace) -> list[Tensor]:
         """Through a nonlinear step with fixed lines."""
         positive = a.clamp(min=0)
         negative = a - positive
@@ -180,12 +180,17 @@ class Frame:
             best, sole, ceiling = step.op.choice(step.node, *self.fixed.intervals[step.node.inputs[0]])
             keep = torch.where((a >= 0) | sole, a, torch.zeros_like(a))
             trace.const = trace.const + ((a - keep) * ceiling).flatten(1).sum(1)
-            return step.op.place(step.node, best.expand(len(a), *best.shape[1:]), keep, step.shapes[0])
+            return [step.op.place(step.node, best.expand(len(a), *best.shape[1:]), keep, step.shapes[0])]
+        if isinstance(step.op, Joint):
+            planes = self.fixed.planes(step)
+            gained = positive * planes.lower_offset + negative * planes.upper_offset
+            trace.const = trace.const + gained.flatten(1).sum(1)
+            return [back.squeeze(1) for back in planes.back(positive.unsqueeze(1), negative.unsqueeze(1))]
         lines = self.fixed.lines(step)
         trace.const = trace.const + (negative * lines.upper_offset).flatten(1).sum(1)
         if lines.lower_offset is not None:
             trace.const = trace.const + (positive * lines.lower_offset).flatten(1).sum(1)
-        return positive * lines.lower_slope + negative * lines.upper_slope
+        return [positive * lines.lower_slope + negative * lines.upper_slope]
 
     def corner(self, trace: _Trace) -> Tensor:
         """The input (B, n) of the box at which the linear form is least."""
@@ -227,11 +232,15 @@ class Frame:
                 )
                 values[name] = (z * self.base[name]).index_copy_(1, index, hs[i]).reshape(xs[0].shape)
             else:
-                values[name] = self._chosen(step, xs[0], trace)
+                values[name] = self._chosen(step, xs, trace)
         return corner, values, zs, hs
 
-    def _chosen(self, step: Step, x: Tensor, trace: _Trace) -> Tensor:
+    def _chosen(self, step: Step, xs: Sequence[Tensor], trace: _Trace) -> Tensor:
         a = trace.other.get(step.node.name)
+        if isinstance(step.op, Joint):
+            below, above = self.fixed.planes(step).at(xs)
+            return below if a is None else torch.where(a > 0, below, above)
+        x = xs[0]
         if isinstance(step.op, MaxPool):
             best, sole, ceiling = step.op.choice(step.node, *self.fixed.intervals[step.node.inputs[0]])
             windows = step.op.windows(step.node, x, 0.0)

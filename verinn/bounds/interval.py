@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from verinn.bounds.rounding import centre, gamma, outward, tiny
-from verinn.ops.base import Affine
+from verinn.ops.base import Affine, Joint
 from verinn.ops.program import Step
 
 Interval = tuple[Tensor, Tensor]
@@ -20,12 +20,22 @@ def magnitude(interval: Interval) -> Tensor:
 
 
 def propagate(step: Step, inputs: Sequence[Interval]) -> Interval:
-    """The interval of a step's value from those of its inputs, each (D, *shape)."""
-    if not isinstance(step.op, Affine):
-        return step.op.interval(step.node, *inputs[0])
-    if step.forward_terms == 0 and step.errors is None:
+    """The interval of a step's value from those of its inputs, each (D, *shape); never NaN, but maybe infinite."""
+    if isinstance(step.op, Joint):
+        low, high = step.op.interval(step.node, inputs)
+    elif not isinstance(step.op, Affine):
+        low, high = step.op.interval(step.node, *inputs[0])
+    elif step.forward_terms == 0 and step.errors is None:
         return _moved(step, inputs)
-    return _affine(step, inputs)
+    else:
+        low, high = _affine(step, inputs)
+    return _known(low, high)
+
+
+def _known(low: Tensor, high: Tensor) -> Interval:
+    """Ends that are not numbers, or that overflowed on the wrong side, say nothing."""
+    inf = torch.inf
+    return low.nan_to_num(-inf, -inf, -inf), high.nan_to_num(inf, inf, inf)
 
 
 def _moved(step: Step, inputs: Sequence[Interval]) -> Interval:
@@ -34,7 +44,7 @@ def _moved(step: Step, inputs: Sequence[Interval]) -> Interval:
     lower = step.op.linear(step.node, [pair[0] for pair in inputs], step.params)
     upper = step.op.linear(step.node, [pair[1] for pair in inputs], step.params)
     b = step.op.offset(step.node, step.params)
-    return (lower, upper) if b is None else outward(lower + b, upper + b)
+    return (lower, upper) if b is None else _known(*outward(lower + b, upper + b))
 
 
 def _affine(step: Step, inputs: Sequence[Interval]) -> Interval:

@@ -30,6 +30,11 @@ class OneHot:
 Rows = Tensor | OneHot | Patches
 
 
+def flat(x: Tensor, leading: int = 1) -> Tensor:
+    """x with all axes after the leading ones made one, also where there is none."""
+    return x.reshape(*x.shape[:leading], -1)
+
+
 def dot_terms(size: int, dtype: torch.dtype) -> int:
     """How many terms of rounding in the working dtype a ``dot`` over ``size`` elements has."""
     return size if dtype == torch.float64 else min(size, SHORT)
@@ -39,7 +44,7 @@ def dot(a: Tensor | Patches, v: Tensor) -> Tensor:
     """Σ a·v over all but the first two axes of a (D|1, R, …) and the first of v (D|1, …): float64 (D, R)."""
     if isinstance(a, Patches):
         return a.dot(v, SHORT)
-    a, v = a.flatten(2), v.flatten(1)
+    a, v = flat(a, 2), flat(v)
     if v.shape[-1] > SHORT:
         pieces = zip(a.split(SHORT, -1), v.split(SHORT, -1), strict=True)
         return torch.stack([dot(part, weights) for part, weights in pieces]).sum(0)
@@ -52,6 +57,6 @@ def dot(a: Tensor | Patches, v: Tensor) -> Tensor:
 
 def pick(v: Tensor, index: Tensor) -> Tensor:
     """Elements of v (D|1, *S) flattened, by ``index`` (D|1, R): (D|1, R)."""
-    flat = v.flatten(1)
-    batch = max(flat.shape[0], index.shape[0])
-    return flat.expand(batch, -1).gather(1, index.expand(batch, -1))
+    values = flat(v)
+    batch = max(values.shape[0], index.shape[0])
+    return values.expand(batch, -1).gather(1, index.expand(batch, -1))

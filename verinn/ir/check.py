@@ -15,7 +15,38 @@ import numpy as np
 
 from verinn.ir.graph import Const, Graph, Node, Shape
 
-ELEMENTWISE = frozenset({"relu", "leaky_relu", "clip", "abs", "sigmoid", "tanh"})
+ELEMENTWISE = frozenset(
+    {
+        "relu",
+        "leaky_relu",
+        "elu",
+        "clip",
+        "abs",
+        "sigmoid",
+        "tanh",
+        "sign",
+        "step",
+        "floor",
+        "ceil",
+        "round",
+        "hard_swish",
+        "atan",
+        "erf",
+        "gelu",
+        "gelu_tanh",
+        "silu",
+        "softplus",
+        "mish",
+        "exp",
+        "log",
+        "sqrt",
+        "reciprocal",
+        "pow",
+        "sin",
+        "cos",
+        "tan",
+    }
+)
 
 
 class GraphError(AssertionError):
@@ -169,8 +200,25 @@ def _expand(inputs: Sequence[Shape], attrs: Attrs, params: Params, stated: Shape
 
 def _reduce_sum(inputs: Sequence[Shape], attrs: Attrs, params: Params, stated: Shape) -> Shape:
     x, axes = inputs[0], attrs["axes"]
-    _need(len(set(axes)) == len(axes) and all(0 <= axis < len(x) for axis in axes), f"reduce_sum of {x} over {axes}")
+    _need(len(set(axes)) == len(axes) and all(0 <= axis < len(x) for axis in axes), f"a reduction of {x} over {axes}")
     return tuple(1 if axis in axes else size for axis, size in enumerate(x))
+
+
+def _axis(inputs: Sequence[Shape], attrs: Attrs, params: Params, stated: Shape) -> Shape:
+    _need(0 <= attrs["axis"] < len(inputs[0]), f"softmax along axis {attrs['axis']} of {inputs[0]}")
+    return inputs[0]
+
+
+def _mul(inputs: Sequence[Shape], attrs: Attrs, params: Params, stated: Shape) -> Shape:
+    _need(inputs[0] == inputs[1], f"mul of the shapes {inputs[0]} and {inputs[1]}")
+    return inputs[0]
+
+
+def _matmul(inputs: Sequence[Shape], attrs: Attrs, params: Params, stated: Shape) -> Shape:
+    x, y = inputs
+    fits = len(x) == len(y) >= 2 and x[:-2] == y[:-2] and x[-1] == y[-2]
+    _need(fits, f"matmul of the shapes {x} and {y}")
+    return (*x[:-1], y[-1])
 
 
 def _constant(inputs: Sequence[Shape], attrs: Attrs, params: Params, stated: Shape) -> Shape:
@@ -180,6 +228,10 @@ def _constant(inputs: Sequence[Shape], attrs: Attrs, params: Params, stated: Sha
 def _same(inputs: Sequence[Shape], attrs: Attrs, params: Params, stated: Shape) -> Shape:
     if "alpha" in attrs:
         _need(math.isfinite(attrs["alpha"]), f"a slope of {attrs['alpha']}")
+    if "exponent" in attrs:
+        _need(math.isfinite(attrs["exponent"]), f"an exponent of {attrs['exponent']}")
+    if "strict" in attrs:
+        _need(isinstance(attrs["strict"], bool), f"a step that is strict: {attrs['strict']!r}")
     if "lower" in attrs:
         _need(attrs["lower"] <= attrs["upper"], f"clip to [{attrs['lower']}, {attrs['upper']}]")
     return inputs[0]
@@ -200,13 +252,19 @@ _RULES: dict[str, Rule] = {
     "concat": _concat,
     "expand": _expand,
     "reduce_sum": _reduce_sum,
+    "reduce_max": _reduce_sum,
+    "softmax": _axis,
+    "log_softmax": _axis,
+    "mul": _mul,
+    "matmul": _matmul,
+    "prelu": _with_param("slope"),
     "constant": _constant,
     "max_pool": _max_pool,
     **dict.fromkeys(ELEMENTWISE, _same),
 }
 
 # How many inputs, where it isn't one (None: any number).
-_INPUTS: dict[str, int | None] = {"sum": None, "concat": None, "constant": 0}
+_INPUTS: dict[str, int | None] = {"sum": None, "concat": None, "constant": 0, "mul": 2, "matmul": 2}
 
 # Attributes, required parameters, optional parameters.
 _FIELDS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
@@ -223,7 +281,14 @@ _FIELDS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     "concat": (("axis",), (), ()),
     "reduce_sum": (("axes",), (), ()),
     "constant": ((), ("value",), ()),
+    "reduce_max": (("axes",), (), ()),
+    "softmax": (("axis",), (), ()),
+    "log_softmax": (("axis",), (), ()),
     "leaky_relu": (("alpha",), (), ()),
+    "elu": (("alpha",), (), ()),
+    "prelu": ((), ("slope",), ()),
+    "step": (("strict",), (), ()),
+    "pow": (("exponent",), (), ()),
     "clip": (("lower", "upper"), (), ()),
     "max_pool": (("kernel", "strides", "dilations", "pads"), (), ()),
 }

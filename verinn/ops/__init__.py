@@ -23,8 +23,37 @@ reduce_sum  x       attrs axes; reduced axes stay with length 1
 constant    -       value
 =========== ======= ==================================================================================
 
-Nonlinear: relu, leaky_relu (attrs alpha), clip (attrs lower, upper; ±inf allowed), abs, sigmoid, tanh
-(one input each, elementwise); max_pool (x (N, C, *S); attrs kernel, strides, dilations, pads).
+Elementwise, of one input:
+
+==================================== ============================================================
+op                                   meaning
+==================================== ============================================================
+relu, abs, sigmoid, tanh, atan, erf  as everywhere
+leaky_relu, elu                      x, where negative alpha * x, alpha * (exp(x) - 1); attrs alpha
+prelu                                x, where negative slope * x; slope broadcasts to x's shape
+clip                                 attrs lower, upper; ±inf allowed
+hard_swish                           x * min(max(x + 3, 0), 6) / 6
+gelu, gelu_tanh                      x * (1 + erf(x / √2)) / 2, and its form by tanh
+silu, softplus, mish                 x * sigmoid(x), log(1 + exp(x)), x * tanh(softplus(x))
+exp, log, sqrt, reciprocal           outside of the domain, bounds are infinite
+pow                                  attrs exponent (float)
+sin, cos, tan                        tan across a pole has infinite bounds
+sign, floor, ceil, round             round: halves to even
+step                                 1 where x > 0 (attrs strict) or x ≥ 0 (not strict), else 0
+==================================== ============================================================
+
+Joint, an element of the result depending on several elements:
+
+============ ======== =====================================================================================
+op           inputs   meaning
+============ ======== =====================================================================================
+mul          x, y     x * y, of one shape; may be one value twice
+matmul       x, y     (…, m, k) times (…, k, n), with the same leading axes
+max_pool     x        x (N, C, *S); attrs kernel, strides, dilations, pads
+reduce_max   x        attrs axes; reduced axes stay with length 1
+softmax      x        attrs axis
+log_softmax  x        attrs axis
+============ ======== =====================================================================================
 
 Shapes are those of the file, the batch axis included; evaluation adds one leading axis for domains.
 """

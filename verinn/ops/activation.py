@@ -1,4 +1,4 @@
-"""Elementwise nonlinear operators: piecewise-linear ones, and the S-shaped tanh and sigmoid.
+"""Piecewise-linear elementwise operators.
 
 Every line returned holds in exact arithmetic: whatever slope is chosen, in whatever precision, the
 offset is then taken from the points where the distance to the function is extreme, and moved
@@ -101,6 +101,48 @@ class LeakyRelu(PiecewiseLinear):
         return (free, chord) if a <= 1 else (chord, free)
 
 
+class PRelu(PiecewiseLinear):
+    """x for x ≥ 0, slope·x below (params slope, which broadcasts to x's shape; of any size and sign)."""
+
+    def apply(self, node: Node, x: Tensor) -> Tensor:
+        return torch.where(x >= 0, x, x * self._slope(node, x))
+
+    def kinks(self, node: Node) -> list[float]:
+        return [0.0]
+
+    def interval(self, node: Node, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        low, high = super().interval(node, lower, upper)
+        error = self._error(node, lower)
+        return low - error, high + error
+
+    def slopes(self, node: Node, lower: Tensor, upper: Tensor, alpha: Tensor | None) -> tuple[Tensor, Tensor]:
+        a = self._slope(node, lower)
+        chord = self._chord(node, lower, upper)
+        steep = (upper > -lower).to(lower.dtype) if alpha is None else alpha
+        free = torch.where(lower >= 0, 1.0, torch.where(upper <= 0, a, a + (1.0 - a) * steep)).to(lower.dtype)
+        return torch.where(a <= 1, free, chord), torch.where(a <= 1, chord, free)
+
+    def lines(self, node: Node, lower: Tensor, upper: Tensor, alpha: Tensor | None = None) -> Lines:
+        lines = super().lines(node, lower, upper, alpha)
+        assert lines.lower_offset is not None
+        error = self._error(node, lower)
+        low, high = lines.lower_offset - error, lines.upper_offset + error
+        return Lines(lines.lower_slope, low - ulps(low, 1), lines.upper_slope, high + ulps(high, 1))
+
+    def _slope(self, node: Node, x: Tensor) -> Tensor:
+        return torch.from_numpy(node.params["slope"].value).to(x)
+
+    def _error(self, node: Node, lower: Tensor) -> Tensor:
+        """What the slope's own error and its rounding may move values by, for x ≥ ``lower``."""
+        const = node.params["slope"]
+        exact = torch.from_numpy(const.value).to(lower.device)
+        error = (exact - exact.to(lower.dtype).double()).abs()
+        if const.error is not None:
+            error = error + torch.as_tensor(const.error).to(error)
+        moved = error * (-lower.double()).clamp(min=0)
+        return torch.where(moved > 0, moved * (1 + 1e-6) + torch.finfo(lower.dtype).tiny, 0.0).to(lower.dtype)
+
+
 class Abs(PiecewiseLinear):
     """|x|: convex, the lower line's slope anywhere in [−1, 1]."""
 
@@ -138,109 +180,3 @@ class Clip(PiecewiseLinear):
         steep = (head - lower > upper - head).to(lower.dtype) if alpha is None else alpha
         up_slope = torch.where(upper <= high, climb, climb * steep)
         return low_slope, up_slope
-
-
-class Tanh(Elementwise):
-    """tanh: convex below zero, concave above, odd. Lines by tangent or chord (as in CROWN)."""
-
-    #: f(x) = height · tanh(x · stretch) + level
-    stretch, height, level = 1.0, 1.0, 0.0
-
-    def apply(self, node: Node, x: Tensor) -> Tensor:
-        return x.tanh()
-
-    def interval(self, node: Node, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-        low, high = self._f(lower.double()), self._f(upper.double())
-        return _down(low - _error(low), lower.dtype), _up(high + _error(high), upper.dtype)
-
-    def loose(self, node: Node, lower: Tensor, upper: Tensor) -> Tensor:
-        return lower < upper
-
-    def lines(self, node: Node, lower: Tensor, upper: Tensor, alpha: Tensor | None = None) -> Lines:
-        l, u = lower.double(), upper.double()  # noqa: E741
-        with torch.no_grad():
-            low_slope, low_point = self._tangent_below(l, u)
-            up_slope, up_point = self._tangent_below(-u, -l)
-        s, t = self._below(l, u, low_slope, low_point, lower.dtype)
-        # f(x) = 2·level − f(−x): a line under f on [−u, −l] is one above f on [l, u]
-        s2, t2 = self._below(-u, -l, up_slope, up_point, lower.dtype, mirrored=True)
-        return Lines(s, t, s2, t2)
-
-    def _f(self, x: Tensor) -> Tensor:
-        return self.height * torch.tanh(x * self.stretch) + self.level
-
-    def _slope(self, x: Tensor) -> Tensor:
-        return self.height * self.stretch * (1 - torch.tanh(x * self.stretch).square())
-
-    def _tangent_below(self, l: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:  # noqa: E741
-        """The slope of a tight lower line, and its tangent point (NaN where it is a chord)."""
-        width = (u - l).clamp(min=1e-300)
-        chord = torch.where(u - l > 1e-9, (self._f(u) - self._f(l)) / width, torch.zeros_like(l))
-        low, high = l.clone(), torch.minimum(u, torch.zeros_like(u)).clamp(min=l)
-        goal_mid = (l + u) / 2
-        for _ in range(40):  # the tangent at d < 0 that meets the curve at u
-            middle = (low + high) / 2
-            above = self._f(middle) + self._slope(middle) * (u - middle) > self._f(u)
-            high = torch.where(above, middle, high)
-            low = torch.where(above, low, middle)
-        point = torch.where(u <= 0, goal_mid, low)
-        take_chord = (l >= 0) | (self._slope(l) >= chord * (1 + 1e-9) + 1e-300) & (u > 0)
-        slope = torch.where(take_chord, chord, self._slope(point))
-        return slope, torch.where(take_chord, torch.full_like(point, math.nan), point)
-
-    def _below(
-        self,
-        l: Tensor,  # noqa: E741
-        u: Tensor,
-        slope: Tensor,
-        point: Tensor,
-        dtype: torch.dtype,
-        mirrored: bool = False,
-    ) -> tuple[Tensor, Tensor]:
-        """Offset of the lower line with this slope (given in ``dtype``), rounded down.
-
-        The gap f − line is convex below zero, concave above: its least value is at an end, or at the
-        tangent point, near which rounding of the slope moves the line by at most |Δs|·(u − l).
-        """
-        s = slope.to(dtype).double()
-        gap = torch.minimum(self._f(l) - s * l, self._f(u) - s * u)
-        at_point = self._f(point) - s * point - (s - self._slope(point)).abs() * (u - l)
-        # a chord steeper than the curve at l (by rounding): the gap falls at most this fast from l to 0
-        fall = (s - self._slope(l)).clamp(min=0) * (u.clamp(max=0) - l).clamp(min=0)
-        gap = torch.minimum(gap, torch.where(point.isnan(), self._f(l) - s * l - fall, at_point))
-        reach = torch.maximum(l.abs(), u.abs())
-        steepest = self.height * self.stretch
-        slack = 64 * torch.finfo(torch.float64).eps * (1 + self.height + (s.abs() + steepest) * reach)
-        offset = gap - slack
-        return (
-            (slope.to(dtype), _up(2 * self.level - offset, dtype))
-            if mirrored
-            else (slope.to(dtype), _down(offset, dtype))
-        )
-
-
-class Sigmoid(Tanh):
-    """1/(1 + exp(−x)) = tanh(x/2)/2 + 1/2."""
-
-    stretch, height, level = 0.5, 0.5, 0.5
-
-    def apply(self, node: Node, x: Tensor) -> Tensor:
-        return x.sigmoid()
-
-
-def _error(value: Tensor) -> Tensor:
-    """Bound on the rounding of a float64 tanh or sigmoid (a few ulp of one)."""
-    return 16 * torch.finfo(torch.float64).eps * (1 + value.abs())
-
-
-def _down(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """The float64 tensor rounded down to ``dtype``."""
-    if dtype == torch.float64:
-        return x
-    y = x.to(dtype)
-    return torch.where(y.double() > x, torch.nextafter(y, torch.full_like(y, -math.inf)), y)
-
-
-def _up(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """The float64 tensor rounded up to ``dtype``."""
-    return -_down(-x, dtype)

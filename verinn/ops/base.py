@@ -17,6 +17,7 @@ from torch import Tensor
 from verinn.ir.graph import Node
 
 Params = Mapping[str, Tensor]
+Interval = tuple[Tensor, Tensor]
 
 
 class Affine:
@@ -68,6 +69,10 @@ class Lines:
 class Elementwise:
     """y = f(x), elementwise."""
 
+    #: how many parameters in [0, 1] the lines take: one moves the lower line, alpha (D, *shape); of more,
+    #: alpha (D, slots, *shape), the first moves the lower and the second the upper line
+    slots: ClassVar[int] = 1
+
     def apply(self, node: Node, x: Tensor) -> Tensor:
         """f(x) in x's dtype, rounded."""
         raise NotImplementedError
@@ -77,11 +82,57 @@ class Elementwise:
         raise NotImplementedError
 
     def lines(self, node: Node, lower: Tensor, upper: Tensor, alpha: Tensor | None = None) -> Lines:
-        """Lines that hold in exact arithmetic. ``alpha`` in [0, 1] (same shape) moves the lower one."""
+        """Lines that hold in exact arithmetic for any ``alpha`` in [0, 1] (see ``slots``); None: the best guess."""
         raise NotImplementedError
 
     def loose(self, node: Node, lower: Tensor, upper: Tensor) -> Tensor:
         """Where the relaxation loses something (bool, the shape of ``lower``): the unstable elements."""
+        raise NotImplementedError
+
+
+class Planes:
+    """Sound planes below and above a value that depends on several elements: Σ slope·x + offset.
+
+    ``weight`` (D, *shape): at least Σ |slope|·|x| of either plane; ``terms``: products summed into one
+    coefficient by ``back``.
+    """
+
+    lower_offset: Tensor
+    upper_offset: Tensor
+    weight: Tensor
+    terms: int
+
+    def back(self, positive: Tensor, negative: Tensor) -> list[Tensor]:
+        """Coefficients (D, R, *shape) of the value, split by sign (those ≥ 0 meet the lower planes, those ≤ 0
+        the upper ones), as coefficients of each input."""
+        raise NotImplementedError
+
+    def at(self, xs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Where both planes lie at a point (D, *shape_i) of each input; rounded."""
+        raise NotImplementedError
+
+
+class Joint:
+    """y = f(x1, …, xk), an element of y depending on several elements: products, maxima, softmax."""
+
+    #: how many parameters in [0, 1] the planes take: alpha (D, slots, *shape), the first moves the lower and
+    #: the second the upper plane; 0: none
+    slots: ClassVar[int] = 0
+
+    def apply(self, node: Node, xs: Sequence[Tensor]) -> Tensor:
+        """f in the dtype of the inputs, rounded."""
+        raise NotImplementedError
+
+    def interval(self, node: Node, boxes: Sequence[Interval]) -> Interval:
+        """An interval that contains all values over the boxes in exact arithmetic."""
+        raise NotImplementedError
+
+    def planes(self, node: Node, boxes: Sequence[Interval], alpha: Tensor | None = None) -> Planes:
+        """Planes that hold in exact arithmetic for any ``alpha`` in [0, 1]; None: the best guess."""
+        raise NotImplementedError
+
+    def loose(self, node: Node, boxes: Sequence[Interval]) -> list[Tensor]:
+        """Per input, which elements' widths the relaxation loses by (bool, the input's shape)."""
         raise NotImplementedError
 
 

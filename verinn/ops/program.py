@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from verinn.ir.graph import Const, Graph, Node, Shape
-from verinn.ops.base import Affine, Elementwise, Params
+from verinn.ops.base import Affine, Elementwise, Joint, Params
 from verinn.ops.pool import MaxPool
 from verinn.ops.registry import OPS
 
@@ -25,7 +25,7 @@ class Step:
     """
 
     node: Node
-    op: Affine | Elementwise | MaxPool
+    op: Affine | Elementwise | MaxPool | Joint
     shapes: tuple[Shape, ...]  # of the inputs
     params: Params = field(default_factory=dict)
     magnitudes: Params = field(default_factory=dict)
@@ -36,6 +36,21 @@ class Step:
     @property
     def affine(self) -> bool:
         return isinstance(self.op, Affine)
+
+    def apply(self, xs: Sequence[Tensor]) -> Tensor:
+        """The node's value for values (D, *shape) of its inputs; rounded, not bounded."""
+        if isinstance(self.op, Affine):
+            return self.op.apply(self.node, xs, self.params)
+        if isinstance(self.op, Joint):
+            return self.op.apply(self.node, xs)
+        return self.op.apply(self.node, xs[0])
+
+    def loose(self, boxes: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        """Of a nonlinear step: for each input, which elements' widths its relaxation loses by."""
+        if isinstance(self.op, Joint):
+            return self.op.loose(self.node, boxes)
+        assert not isinstance(self.op, Affine)
+        return [self.op.loose(self.node, *boxes[0])]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,11 +75,7 @@ class Program:
         """Every value of the graph for inputs (D, *shape) each; rounded, not bounded."""
         values = dict(zip([value.name for value in self.graph.inputs], inputs, strict=True))
         for step in self.steps:
-            xs = [values[name] for name in step.node.inputs]
-            if isinstance(step.op, Affine):
-                values[step.node.name] = step.op.apply(step.node, xs, step.params)
-            else:
-                values[step.node.name] = step.op.apply(step.node, xs[0])
+            values[step.node.name] = step.apply([values[name] for name in step.node.inputs])
         return values
 
     def flat(self, x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from verinn.ops.base import Affine
+from verinn.ops.curve import Curve
 from verinn.ops.program import Program, Step
 
 
@@ -28,11 +29,7 @@ def scatter(
         values = dict(zip([value.name for value in program.graph.inputs], points, strict=True))
         for step in program.steps:
             xs = [values[name] for name in step.node.inputs]
-            y = (
-                step.op.apply(step.node, xs, step.params)
-                if isinstance(step.op, Affine)
-                else step.op.apply(step.node, xs[0])
-            )
+            y = step.apply(xs)
             noise = torch.rand(y.shape, generator=generator, dtype=torch.float64) * 2 - 1
             values[step.node.name] = y + noise * width[step.node.name]
         for name, so_far in spread.items():
@@ -44,9 +41,13 @@ def scatter(
 def _rounding(step: Step, clean: Mapping[str, Tensor], unit: float) -> Tensor:
     """How far the arithmetic of one node may stray."""
     xs = [clean[name].abs() for name in step.node.inputs]
+    value: Tensor = clean[step.node.name].abs()
+    if step.node.op == "matmul":
+        return (xs[0] @ xs[1]).mul(2.0 * unit * (1.0 + float(xs[0].shape[-1]) ** 0.5))
+    if isinstance(step.op, Curve):  # of a few elementary functions, whose errors are relative to what they start from
+        return (value + xs[0]).mul(4.0 * unit)
     if not isinstance(step.op, Affine):
-        value: Tensor = clean[step.node.name]
-        return value.abs().mul(2.0 * unit)
+        return value.mul(2.0 * unit)
     size: Tensor = step.op.linear(step.node, xs, step.magnitudes, absolute=True)
     offset = step.op.offset(step.node, step.magnitudes)
     if offset is not None:

@@ -16,7 +16,9 @@ from torch import Tensor
 from verinn.attack.pgd import pgd
 from verinn.bounds.rounding import exact_kernels
 from verinn.errors import InputError
+from verinn.ops.base import Affine
 from verinn.ops.program import Program
+from verinn.ops.registry import OPS
 from verinn.options import Options
 from verinn.progress import Progress
 from verinn.result import Result, Verdict, Witness
@@ -28,7 +30,7 @@ from verinn.search.spec import Spec, groups
 from verinn.search.store import Batch, Domains
 
 #: operators whose elements count as neurons
-NONLINEAR = frozenset({"relu", "leaky_relu", "clip", "abs", "sigmoid", "tanh", "max_pool"})
+NONLINEAR = frozenset(name for name, op in OPS.items() if not isinstance(op, Affine))
 
 
 @dataclass(frozen=True)

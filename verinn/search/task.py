@@ -62,7 +62,7 @@ class Task:
     @property
     def kept(self) -> tuple[str, ...]:
         """Values whose intervals are handed down: inputs of nonlinear steps."""
-        return tuple(dict.fromkeys(s.node.inputs[0] for s in self.program.steps if not s.affine))
+        return tuple(dict.fromkeys(source for s in self.program.steps if not s.affine for source in s.node.inputs))
 
     @property
     def due(self) -> float:

@@ -19,6 +19,7 @@ from verinn.bounds.domain import relax, split_inputs
 from verinn.bounds.interval import propagate
 from verinn.bounds.region import Region, clip
 from verinn.bounds.rounding import cast_down, cast_up
+from verinn.ops.base import Elementwise
 from verinn.ops.program import Program, Step
 from verinn.search.spec import Spec
 from verinn.search.store import Domains
@@ -47,7 +48,7 @@ def pays(contractor: Contractor, spec: Spec) -> bool:
     after, empty = contract(contractor, box, rows_of(program, spec, case, open_), 2)
     won, of = 0, 0
     for step in program.steps:
-        if step.affine:
+        if not isinstance(step.op, Elementwise):
             continue
         low, high = after[step.node.inputs[0]]
         old_low, old_high = box[step.node.inputs[0]]
