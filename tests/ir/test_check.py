@@ -34,7 +34,7 @@ def test_a_sound_graph_passes() -> None:
 
 
 BROKEN = {
-    "unknown operator": (swap(small(), 1, op="softmax"), "no core operator"),
+    "unknown operator": (swap(small(), 1, op="fancy"), "no core operator"),
     "stated shape": (swap(small(), 1, shape=(2, 1)), "states the shape"),
     "stated shape of a linear": (swap(small(), 0, shape=(1, 3)), "states the shape"),
     "reshape of another size": (swap(small(), 3, shape=(3,)), "reshape from"),
