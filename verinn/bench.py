@@ -10,13 +10,15 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from verinn.audit import process
 from verinn.audit.log import Log
+from verinn.audit.parallel import in_parallel
 from verinn.audit.process import Running
 from verinn.audit.verdict import DECIDED, VERDICTS, last_line, signal_name
 from verinn.errors import InputError
@@ -102,25 +104,20 @@ def _chosen(args: argparse.Namespace) -> list[Instance]:
     return list({instance.key: instance for instance in chosen}.values())
 
 
-def run_all(instances: Sequence[Instance], jobs: int, device: str) -> Iterator[Row]:
+def run_all(instances: Sequence[Instance], jobs: int, device: str) -> Generator[Row, None, None]:
     """A row for each instance, in the order in which they end. Closing the iterator ends what runs."""
     from verinn.face.display import Bar
 
-    running = Running()
     threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
-    with ThreadPoolExecutor(jobs) as pool, Bar(len(instances)) as bar:
-        futures: list[Future[Row]] = [
-            pool.submit(run_one, instance, device, running, threads) for instance in instances
-        ]
-        try:
-            for future in as_completed(futures):
-                row = future.result()
-                bar.step(f"{row.verdict} {row.seconds:.2f} s {row.onnx} {row.vnnlib} {row.witness} {row.reason}")
-                yield row
-        finally:
-            for future in futures:
-                future.cancel()
-            running.kill()
+    work = partial(_run_one, device, threads)
+    with Bar(len(instances)) as bar, closing(in_parallel(instances, jobs, work)) as rows:
+        for row in rows:
+            bar.step(f"{row.verdict} {row.seconds:.2f} s {row.onnx} {row.vnnlib} {row.witness} {row.reason}")
+            yield row
+
+
+def _run_one(device: str, threads: int | None, instance: Instance, running: Running) -> Row:
+    return run_one(instance, device, running, threads)
 
 
 def run_one(
