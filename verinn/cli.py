@@ -18,6 +18,8 @@ commands:
   verify QUERY --network NAME=MODEL [options]   the same, in the VNN-LIB standard's form
   info MODEL [PROPERTY]                         what a model and a property hold
   bench FOLDER_OR_CSV [options]                 run a list of instances
+  audit run [SUITE] [options]                   run instances of known truth against any verifier
+  audit replay SUITE ID [options]               show one of them, its truth, and what a verifier says
   audit build --seed S --out DIR                make a soundness suite: networks whose exact truth is known
   supports --CAPABILITY                         the VNN-LIB standard's questions (also: capabilities)
 
@@ -28,6 +30,8 @@ COMMANDS = {
     "verify": "verinn.face.verify",
     "info": "verinn.face.info",
     "bench": "verinn.bench",
+    "audit run": "verinn.face.audit_run",
+    "audit replay": "verinn.face.audit_replay",
     "audit build": "verinn.face.audit_build",
     "supports": "verinn.face.supports",
     "capabilities": "verinn.face.supports",

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from verinn.audit.asked import add_tool, options_of, tool_of
 from verinn.audit.instance import Instance, load_suite
 from verinn.audit.log import Log
 from verinn.audit.report import Audit, as_json, audit, show
@@ -18,6 +17,7 @@ from verinn.audit.trial import environment
 from verinn.bench import positive
 from verinn.errors import InputError
 from verinn.face.answer import tell
+from verinn.face.audit_tool import add_tool, options_of, tool_of
 from verinn.face.verify import seconds
 from verinn.io.files import write_whole
 
@@ -75,9 +75,7 @@ def run(args: argparse.Namespace, _: bool) -> int:
     return 1 if outcome.alarming else 0
 
 
-def _run(
-    args: argparse.Namespace, left: Sequence[Instance], tool: Tool, log: Log[Claim], rows: list[Claim]
-) -> bool:
+def _run(args: argparse.Namespace, left: Sequence[Instance], tool: Tool, log: Log[Claim], rows: list[Claim]) -> bool:
     """Run what is left and add its rows; whether it was interrupted."""
     from verinn.face.display import Bar
 

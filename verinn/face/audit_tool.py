@@ -54,7 +54,7 @@ def _named(args: argparse.Namespace, kind: str, default: str | None) -> Tool:
         return standard(args.name or _first(args.standard), args.standard)
     if kind == "scripts":
         return scripts(args.name or os.path.basename(os.path.abspath(args.scripts)), args.scripts)
-    tool = KNOWN[args.tool or default]
+    tool = KNOWN[str(args.tool or default)]
     return replace(tool, name=args.name) if args.name else tool
 
 

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from verinn.audit import evidence
-from verinn.audit.asked import add_tool, tool_of
 from verinn.audit.findings import ALARMS, classify
 from verinn.audit.instance import Instance, Suite, Truth, load_suite
 from verinn.audit.report import MEANINGS
-from verinn.audit.run import add_limits, limits_of
 from verinn.audit.runner import Claim, claim_of, run_one
 from verinn.audit.trial import environment
 from verinn.audit.witness import VALID, Judgement, ask
 from verinn.errors import InputError
+from verinn.face.audit_run import add_limits, limits_of
+from verinn.face.audit_tool import add_tool, tool_of
 from verinn.face.recheck import replayed
 from verinn.io.instances import parse_models
 from verinn.io.vnnlib import read_query
