@@ -17,6 +17,7 @@ commands:
   verify MODEL PROPERTY [options]               decide a property: sat, unsat, unknown or timeout
   verify QUERY --network NAME=MODEL [options]   the same, in the VNN-LIB standard's form
   info MODEL [PROPERTY]                         what a model and a property hold
+  region KIND MODEL [PROPERTY] [options]        sets of inputs on a grid: every point, or every real input
   bench FOLDER_OR_CSV [options]                 run a list of instances
   audit run [SUITE] [options]                   run instances of known truth against any verifier
   audit replay SUITE ID [options]               show one of them, its truth, and what a verifier says
@@ -29,6 +30,7 @@ options:
 COMMANDS = {
     "verify": "verinn.face.verify",
     "info": "verinn.face.info",
+    "region": "verinn.face.region",
     "bench": "verinn.bench",
     "audit run": "verinn.face.audit_run",
     "audit replay": "verinn.face.audit_replay",
