@@ -113,7 +113,11 @@ def strict_edges(case: Case, x: np.ndarray) -> bool:
 
 
 @settings(max_examples=250, deadline=None)
-@given(st.lists(formulas(linear), min_size=1, max_size=3), st.integers(0, 2**32), st.sampled_from([1, 3, 1000]))
+@given(
+    st.lists(st.one_of(formulas(linear), formulas(term)), min_size=1, max_size=3),
+    st.integers(0, 2**32),
+    st.sampled_from([1, 3, 1000]),
+)
 def test_the_property_is_the_query(assertions: list[Any], seed: int, cap: int) -> None:
     text = HEAD + "\n".join(f"(assert {write(assertion)})" for assertion in assertions)
     query = parse_query(text.encode(), "made")
@@ -123,6 +127,7 @@ def test_the_property_is_the_query(assertions: list[Any], seed: int, cap: int) -
     for point in points(seed, 12):
         x, y = point[:N], point[N:]
         expected = holds(query, {"X": x, "Y": y})
+        y = np.array([*y, *[np.prod(point[list(factors)]) for factors in property.products]])  # exact: few bits
         admitted = [case for case in cases if admits(case, x, y)]
         if expected:
             assert admitted

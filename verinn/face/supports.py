@@ -33,7 +33,7 @@ CAPABILITIES: Mapping[str, tuple[str, ...]] = {
     "multiple-input-output-theories": ("SIO", "MIO"),
     "multiple-network-theories": ("SNET", "MENET", "MINET", "MNET"),
     "multiple-node-comparison-theories": ("SNC", "MNC"),
-    "arithmetic-complexity-theories": ("BND", "OUTC", "LIN"),
+    "arithmetic-complexity-theories": ("BND", "OUTC", "LIN", "POLY"),
     "optimised-disjunctive-reasoning": ("false",),
     "serialise-assignments": ("true",),
 }

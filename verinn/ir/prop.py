@@ -2,7 +2,8 @@
 
 The property is *violated* (the query satisfiable) when some case holds an input x whose outputs y
 fulfil one of the case's conjunctions. x is the concatenation of all input variables, y of all
-output and hidden variables that the query names, each flattened row-major.
+output and hidden variables that the query names, each flattened row-major, and of the products of
+variables that it compares.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Case:
     inputs that may be shown as a witness: inside the decimal bounds, or, where no float32 value is,
     the float32 nearest to them. Infinite bounds are possible. ``input_rows`` restrict x further
     (their ``y`` part is empty). ``conjunctions``: one of them must hold; an empty Rows holds always.
-    ``exact`` is False when constraints that are not linear were left out: then the case admits
+    ``exact`` is False when constraints were left out: then the case admits
     more than the query does, so a proof is still a proof, but a violation must be checked.
     """
 
@@ -82,6 +83,8 @@ class Property:
     """The union of cases over n inputs and m outputs. No case at all means `unsat`.
 
     ``limits``: why some of the query could not be kept (reported with an `unknown`), or empty.
+    ``products``: of the last places of y, the factors of each by scalar id, sorted (twice for a square).
+    ``ties``: pairs of inputs that every case wants to be equal (rows of the cases say so, too).
     """
 
     n: int
@@ -89,3 +92,5 @@ class Property:
     cases: Sequence[Case]
     limits: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    products: tuple[tuple[int, ...], ...] = ()
+    ties: tuple[tuple[int, int], ...] = ()

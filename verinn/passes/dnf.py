@@ -2,6 +2,8 @@
 
 A conjunction is kept as a rope: None, a leaf, or a pair of ropes. A product of conjunctions is then
 one pair, and shares its parts with all the others.
+
+Products of variables become variables of their own: a polynomial atom is a linear one over them.
 """
 
 from __future__ import annotations
@@ -14,10 +16,13 @@ from typing import Any, NamedTuple
 from verinn.ir.query import And, Atom, Bounds, Formula, Or, Relation
 
 Leaf = Atom | Bounds
+Monomial = tuple[int, ...]
 Rope = Any  # None | Leaf | tuple[Rope, Rope]
 
 LARGE = "the disjunctive normal form is larger than {cap} conjunctions; some disjunctions are left out"
-NONLINEAR = "products of variables in the property are left out"
+NONLINEAR = "the property has more than {most} different products of variables; some are left out"
+#: different products of variables that are kept
+MOST_PRODUCTS = 20_000
 
 
 class Conjunction(NamedTuple):
@@ -43,31 +48,42 @@ Conjunctions = deque[Conjunction]
 
 @dataclass
 class _Budget:
-    """How many conjunctions may stand side by side, and how many may be made in all."""
+    """How many conjunctions may stand side by side, how many may be made in all, and the products so far."""
 
     cap: int
     work: int
+    scalars: int
     limits: dict[str, None] = field(default_factory=dict)
+    products: dict[Monomial, int] = field(default_factory=dict)  # to scalar ids
+
+    def scalar(self, monomial: Monomial) -> int:
+        """The scalar id that stands for a product."""
+        return self.products.setdefault(monomial, self.scalars + len(self.products))
 
 
 @dataclass(frozen=True)
 class NormalForm:
-    """``base`` leaves that hold in all cases, and the conjunctions of which one must hold besides."""
+    """``base`` leaves that hold in all cases, and the conjunctions of which one must hold besides.
+
+    ``products``: sorted scalar ids of the factors of what the scalar ids from ``scalars`` on stand for.
+    """
 
     base: tuple[Leaf, ...]
     conjunctions: Conjunctions
     limits: tuple[str, ...]
+    products: tuple[Monomial, ...] = ()
 
 
-def normal_form(formula: Formula, cap: int) -> NormalForm:
-    """The normal form of ``formula``. Constant atoms are folded, `!=` is split, `==` stays a leaf.
+def normal_form(formula: Formula, cap: int, scalars: int) -> NormalForm:
+    """The normal form of ``formula`` over ``scalars`` ids. Constant atoms are folded, `!=` is split, `==` stays a leaf.
 
+    A product of variables becomes a scalar with an id from ``scalars`` on, so all atoms are linear.
     Where a product of disjunctions exceeds ``cap`` conjunctions a factor is left out, and so are
-    atoms of degree 2 and more: the result admits more, its conjunctions are not ``exact``, and
-    ``limits`` says so. A disjunct is never left out. A formula that is written as a disjunction of
+    atoms beyond MOST_PRODUCTS products of variables: the result admits more, its conjunctions are not
+    ``exact``, and ``limits`` says so. A disjunct is never left out. A formula that is written as a disjunction of
     more than ``cap`` parts is kept, since it is no larger than the file.
     """
-    budget = _Budget(cap, 10 * cap)
+    budget = _Budget(cap, 10 * cap, scalars)
     base: list[Leaf] = []
     product: Conjunctions = deque([Conjunction(None, True)])
     for part in _conjuncts(formula):
@@ -76,7 +92,8 @@ def normal_form(formula: Formula, cap: int) -> NormalForm:
                 base.extend(found[0].leaves())
             else:
                 product = _product(product, found, budget)
-    return NormalForm(tuple(base), product, tuple(text.format(cap=cap) for text in budget.limits))
+    limits = tuple(text.format(cap=cap, most=MOST_PRODUCTS) for text in budget.limits)
+    return NormalForm(tuple(base), product, limits, tuple(budget.products))
 
 
 def _conjuncts(formula: Formula) -> Iterator[Formula]:
@@ -112,8 +129,10 @@ def _leaf(leaf: Leaf, budget: _Budget) -> Conjunctions:
     if isinstance(leaf, Bounds):
         return deque([Conjunction(leaf, True)])
     if max((len(monomial) for monomial, _ in leaf.terms), default=0) > 1:
-        budget.limits.setdefault(NONLINEAR)
-        return deque([Conjunction(None, False)])
+        if len(budget.products) + len(leaf.terms) > MOST_PRODUCTS:
+            budget.limits.setdefault(NONLINEAR)
+            return deque([Conjunction(None, False)])
+        leaf = _linear(leaf, budget)
     if all(not monomial for monomial, _ in leaf.terms):
         return deque([Conjunction(None, True)] if _constant_holds(leaf) else [])
     if leaf.relation is Relation.NE:
@@ -121,6 +140,12 @@ def _leaf(leaf: Leaf, budget: _Budget) -> Conjunctions:
         more = Atom(tuple((monomial, -value) for monomial, value in leaf.terms), Relation.LT)
         return deque([Conjunction(less, True), Conjunction(more, True)])
     return deque([Conjunction(leaf, True)])
+
+
+def _linear(atom: Atom, budget: _Budget) -> Atom:
+    """The same atom over products as scalars."""
+    terms = [(m if len(m) < 2 else (budget.scalar(m),), value) for m, value in atom.terms]
+    return Atom(tuple(sorted(terms)), atom.relation)
 
 
 def _constant_holds(atom: Atom) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 
 from verinn.errors import Unsupported
 from verinn.ir.prop import Case, Property
-from verinn.ir.query import Kind, Query, Variable
+from verinn.ir.query import Atom, Kind, Query, Relation, Variable
 from verinn.passes.dnf import Conjunction, Leaf, NormalForm, normal_form
 from verinn.passes.property_boxes import Base, Boxes, close_by_rows, close_witness, make_base, make_boxes
 from verinn.passes.property_leaves import LeafTable, RowTable
@@ -68,12 +68,19 @@ class Places:
     m: int
 
 
-def _places(query: Query) -> Places:
+def scalars(query: Query) -> int:
+    """How many scalar ids the query's variables take."""
+    return sum(variable.size for variable in query.variables)
+
+
+def places_of(query: Query, products: int = 0) -> Places:
+    """Where all scalars are; ``products`` more ids, after those of the variables, are the last places of y."""
     variables = query.variables
     where = layout(query)
-    total = sum(variable.size for variable in variables)
-    is_input = np.zeros(total, bool)
-    place = np.zeros(total, np.int64)
+    total = scalars(query)
+    is_input = np.zeros(total + products, bool)
+    place = np.zeros(total + products, np.int64)
+    place[total:] = np.arange(where.m, where.m + products)
     single = np.zeros(where.n, bool)
     for variable in variables:
         ids = slice(variable.start, variable.start + variable.size)
@@ -82,7 +89,7 @@ def _places(query: Query) -> Places:
         place[ids] = np.arange(taken.start, taken.stop)
         if part == "x":
             single[taken] = variable.dtype not in ("float64",) and variable.dtype in _WIDE
-    return Places(is_input, place, single, where.n, where.m)
+    return Places(is_input, place, single, where.n, where.m + products)
 
 
 def to_property(query: Query, cap: int = CAP) -> Property:
@@ -90,15 +97,15 @@ def to_property(query: Query, cap: int = CAP) -> Property:
 
     Single-variable constraints on inputs become boxes, rounded outward and up to the float32
     rounding of the bounds (the competition compares in float32). Disjuncts over one box are one
-    case. A disjunctive normal form beyond ``cap`` conjunctions, and constraints that are not
-    linear, are over-approximated: ``Case.exact`` is False and ``limits`` says why. A case whose
+    case. Products of variables are further outputs, so that all rows are linear. A disjunctive normal
+    form beyond ``cap`` conjunctions is over-approximated: ``Case.exact`` is False and ``limits`` says why. A case whose
     lower bound is above its upper bound is dropped with a warning.
 
     Raises Unsupported for variables that are not numbers.
     """
     limits = _check_types(query)
-    form = normal_form(query.formula, cap)
-    places = _places(query)
+    form = normal_form(query.formula, cap, scalars(query))
+    places = places_of(query, len(form.products))
     if limits:
         form = replace(form, conjunctions=type(form.conjunctions)(c._replace(exact=False) for c in form.conjunctions))
     builder = _Builder(query, places, form)
@@ -108,7 +115,18 @@ def to_property(query: Query, cap: int = CAP) -> Property:
         builder.cases(),
         limits=(*limits, *form.limits),
         warnings=(*query.warnings, *builder.warnings),
+        products=form.products,
+        ties=tuple(_ties(form, places)),
     )
+
+
+def _ties(form: NormalForm, places: Places) -> Iterator[tuple[int, int]]:
+    """Pairs of inputs that the property says are equal, whichever case."""
+    for leaf in form.base:
+        if isinstance(leaf, Atom) and leaf.relation is Relation.EQ and len(leaf.terms) == 2:
+            (one, a), (other, b) = leaf.terms
+            if one and other and a == -b and places.is_input[[*one, *other]].all():
+                yield int(places.place[one[0]]), int(places.place[other[0]])
 
 
 def _check_types(query: Query) -> tuple[str, ...]:
@@ -252,4 +270,15 @@ class Cases(Sequence[Case]):
         return Case(lower, upper, witness_lower, witness_upper, input_rows, conjunctions, plan.exact)
 
 
-__all__ = ["CAP", "Cases", "Conjunction", "Layout", "Leaf", "element_name", "layout", "to_property"]
+__all__ = [
+    "CAP",
+    "Cases",
+    "Conjunction",
+    "Layout",
+    "Leaf",
+    "Places",
+    "element_name",
+    "layout",
+    "places_of",
+    "to_property",
+]

@@ -25,6 +25,7 @@ from verinn.search.spec import Spec
 from verinn.search.store import Batch, Domains
 from verinn.search.task import Task as Task
 from verinn.search.tighten import tighten
+from verinn.search.touch import refuted_leaves
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,8 +191,13 @@ def refute(task: Task, domains: Domains, bounded: _Bounded) -> tuple[Tensor, Ten
     """(open (D, J), lower, upper, worst): what stays open, the part of each box where it may lie."""
     spec, region = task.spec, bounded.cutter.region
     rows = least(bounded.a, bounded.c, region.lower, region.upper)
-    beaten = (rows > 0) | (spec.strict[domains.case] & (rows >= 0))
+    beaten = (
+        (rows > 0) | (spec.strict[domains.case] & (rows >= 0)) | task.plain.beaten(bounded.relaxation, domains.case)
+    )
     still = domains.open & ~_any_by_owner(beaten, spec)
+    if bool(spec.strict.any()):
+        box = region.lower, region.upper
+        still = refuted_leaves(task.referee, spec, bounded.relaxation, domains.case, still, box)
     worst = _best_by_owner(rows, spec).masked_fill(~still, torch.inf).amin(1)
     if spec.conjunctions > 8 or region.lower.shape[1] > task.polytope_inputs:
         return still, region.lower, region.upper, worst

@@ -19,6 +19,7 @@ from verinn.result import Verdict
 from verinn.search.bab import Limits, Outcome, Tell, Try, search
 from verinn.search.neurons import PhaseTask
 from verinn.search.spec import Spec
+from verinn.search.touch import PlainRows
 
 Expired = Callable[[], bool]
 
@@ -163,7 +164,11 @@ def _tasks(
 def _open(box: _Box, conjunctions: Tensor) -> list[tuple[float, int, PhaseTask]]:
     """Conjunctions that one climb doesn't refute, the nearest to a proof first: bound, number and search."""
     left: list[tuple[float, int, PhaseTask]] = []
-    for block in conjunctions.split(BLOCK):
+    beaten = PlainRows.of(box.spec, box.careful.program).beaten(
+        box.careful, torch.tensor([box.case], device=box.spec.owner.device)
+    )[0]
+    conjunctions = conjunctions[~(beaten & (box.spec.owner == conjunctions.unsqueeze(1))).any(1)]
+    for block in conjunctions.split(BLOCK) if len(conjunctions) else ():
         left.extend(_climbed(box, block))
     return sorted(left, key=lambda one: -one[0])
 

@@ -18,8 +18,10 @@ from verinn.ir.evaluate import holds
 from verinn.ir.graph import Graph, Input, Node, Output
 from verinn.ir.prop import Property
 from verinn.ir.query import Kind, Network, Query
-from verinn.passes.property import to_property
-from verinn.passes.simplify import simplify
+from verinn.passes.products import with_products
+from verinn.passes.property import places_of, to_property
+from verinn.passes.simplify import drop_identities, simplify
+from verinn.passes.ties import merge_inputs, share_nodes
 from verinn.result import Witness
 
 Source = str | Path | onnx.ModelProto
@@ -27,7 +29,10 @@ Source = str | Path | onnx.ModelProto
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """A graph whose inputs, side by side, are the property's x, and whose outputs are its y."""
+    """A graph whose inputs, side by side, are the property's x, and whose outputs are its y.
+
+    ``index``: where each input of the query is in x; those that are equal are one. None: all as they are.
+    """
 
     graph: Graph
     prop: Property
@@ -35,10 +40,12 @@ class Problem:
     originals: Mapping[str, Original]
     parts: Mapping[str, Graph]
     warnings: tuple[str, ...]
+    index: np.ndarray | None = None
 
     def confirm(self, x: np.ndarray) -> Witness | None:
         """Replay float32 inputs (n,) in ONNX Runtime; a witness if the query holds exactly, else None."""
         values: dict[str, np.ndarray] = {}
+        x = x if self.index is None else x[self.index]
         start = 0
         for network in self.query.networks:
             size = sum(variable.size for variable in network.variables if variable.kind is Kind.INPUT)
@@ -78,20 +85,28 @@ def build(models: Source | Mapping[str, Source], query: Query, seed: int = 0) ->
     with python_warnings.catch_warnings(record=True) as caught:
         python_warnings.simplefilter("always", UserWarning)
         loaded: dict[int, Model] = {}
+        read: dict[tuple[int, tuple[str, ...]], Graph] = {}
         parts: dict[str, Graph] = {}
         originals: dict[str, Original] = {}
         for name, source in _assigned(query, models).items():
             model = loaded.setdefault(id(source), load_model(source))
             network = next(network for network in query.networks if network.name == name)
             hidden = [v.onnx_name or v.name for v in network.variables if v.kind is Kind.HIDDEN]
-            parts[name] = simplify(read_graph(model, hidden=hidden))
+            key = id(source), tuple(hidden)
+            if key not in read:
+                read[key] = simplify(read_graph(model, hidden=hidden))
+            parts[name] = read[key]
             originals[name] = Original(model, hidden=hidden)
     notes = [str(entry.message) for entry in caught if issubclass(entry.category, UserWarning)]
     notes.extend(match(query, parts))
     prop = to_property(query)
     for name, graph in parts.items():
         agree(graph, originals[name], seed, _boxes(prop, query, name))
-    return Problem(_join(query, parts), prop, query, originals, parts, (*query.warnings, *prop.warnings, *notes))
+    graph = with_products(_join(query, parts), prop.products, places_of(query))
+    graph, prop, index = merge_inputs(graph, prop)
+    if len(parts) > 1:
+        graph = share_nodes(drop_identities(graph))
+    return Problem(graph, prop, query, originals, parts, (*query.warnings, *prop.warnings, *notes), index)
 
 
 def _assigned(query: Query, models: Source | Mapping[str, Source]) -> dict[str, Source]:
@@ -131,7 +146,8 @@ def _join(query: Query, parts: Mapping[str, Graph]) -> Graph:
             nodes.append(replace(node, name=f"{network.name}/{node.name}", inputs=sources, shape=node.shape or (1,)))
         renamed = [replace(o, value=f"{network.name}/{o.value}") for o in graph.outputs]
         count = sum(variable.kind is Kind.HIDDEN for variable in network.variables)
-        outputs.extend(_ordered_hidden(network, renamed) + renamed[: len(renamed) - count])
+        ordered = _ordered_hidden(network, renamed) + renamed[: len(renamed) - count]
+        outputs.extend(replace(o, name=f"{network.name}/{o.name}") for o in ordered)
     return Graph(tuple(inputs), tuple(nodes), tuple(outputs))
 
 

@@ -15,6 +15,7 @@ from verinn.ops.program import Program, Step
 from verinn.search.spec import Spec
 from verinn.search.store import Domains
 from verinn.search.tighten import pays
+from verinn.search.touch import PlainRows
 
 if TYPE_CHECKING:
     from verinn.search.explore import Explored
@@ -47,6 +48,10 @@ class Task:
         """The number of the first neuron of each ReLU step, and at the end the count of all."""
         sizes = [torch.Size(step.node.shape).numel() for step in self.relus]
         return tuple(accumulate(sizes, initial=0))
+
+    @cached_property
+    def plain(self) -> PlainRows:
+        return PlainRows.of(self.spec, self.program)
 
     @cached_property
     def careful(self) -> Task | None:
