@@ -4,27 +4,43 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from verinn.ir.graph import Node
-from verinn.ops.curve import ELEMENTARY, TINY, Curve
+from verinn.ops.curve import ELEMENTARY, TINY, Bends, Curve
 
 #: beyond this, the reduction of an argument by multiples of π is not worth its error: sin and cos are anywhere
 FAR = 1e6
+_GELU = math.sqrt(2 / math.pi)
 
 
-class Tanh(Curve):
+class SShaped(Curve):
+    """Convex left of zero, concave right of it."""
+
+    def bends(self, node: Node, lower: Tensor, upper: Tensor) -> Bends:
+        return Bends((1, -1), ((0.0, 0.0),))
+
+
+class Tanh(SShaped):
     def value(self, node: Node, x: Tensor) -> Tensor:
         return x.tanh()
+
+    def slope(self, node: Node, x: Tensor) -> Tensor:
+        return 1 - x.tanh().square()
 
     def range(self, node: Node) -> tuple[float, float]:
         return -1.0, 1.0
 
 
-class Sigmoid(Curve):
+class Sigmoid(SShaped):
     """1/(1 + exp(−x))."""
+
+    def slope(self, node: Node, x: Tensor) -> Tensor:
+        y = x.sigmoid()
+        return y * (1 - y)
 
     def value(self, node: Node, x: Tensor) -> Tensor:
         return x.sigmoid()
@@ -36,20 +52,34 @@ class Sigmoid(Curve):
         return 0.0, 1.0
 
 
-class Atan(Curve):
+class Atan(SShaped):
     def value(self, node: Node, x: Tensor) -> Tensor:
         return x.atan()
 
+    def slope(self, node: Node, x: Tensor) -> Tensor:
+        return 1 / (1 + x.square())
 
-class Erf(Curve):
+
+class Erf(SShaped):
     def value(self, node: Node, x: Tensor) -> Tensor:
         return x.erf()
+
+    def slope(self, node: Node, x: Tensor) -> Tensor:
+        return 2 / math.sqrt(math.pi) * torch.exp(-x.square())
 
     def range(self, node: Node) -> tuple[float, float]:
         return -1.0, 1.0
 
 
 class Exp(Curve):
+    steep = 0.0
+
+    def slope(self, node: Node, x: Tensor) -> Tensor:
+        return x.exp()
+
+    def bends(self, node: Node, lower: Tensor, upper: Tensor) -> Bends:
+        return Bends((1,))
+
     def value(self, node: Node, x: Tensor) -> Tensor:
         return x.exp()
 
@@ -59,6 +89,12 @@ class Exp(Curve):
 
 class Softplus(Curve):
     """log(1 + exp(x)) = max(x, 0) + log(1 + exp(−|x|))."""
+
+    def slope(self, node: Node, x: Tensor) -> Tensor:
+        return x.sigmoid()
+
+    def bends(self, node: Node, lower: Tensor, upper: Tensor) -> Bends:
+        return Bends((1,))
 
     def value(self, node: Node, x: Tensor) -> Tensor:
         return x.clamp(min=0) + torch.log1p(torch.exp(-x.abs()))
@@ -73,6 +109,12 @@ class Softplus(Curve):
 class Elu(Curve):
     """x for x ≥ 0, alpha·(exp(x) − 1) below (attrs alpha)."""
 
+    def slope(self, node: Node, x: Tensor) -> Tensor:
+        return torch.where(x > 0, 1.0, node.attrs["alpha"] * torch.exp(x.clamp(max=0)))
+
+    def bends(self, node: Node, lower: Tensor, upper: Tensor) -> Bends:
+        return Bends((math.copysign(1, node.attrs["alpha"]), 0), ((0.0, 0.0),))
+
     def value(self, node: Node, x: Tensor) -> Tensor:
         return torch.where(x >= 0, x, node.attrs["alpha"] * torch.expm1(x.clamp(max=0)))
 
@@ -84,6 +126,15 @@ class Elu(Curve):
 
 
 class Log(Curve):
+    steep = 0.0
+    margin = 1e-4
+
+    def slope(self, node: Node, x: Tensor) -> Tensor:
+        return 1 / x
+
+    def bends(self, node: Node, lower: Tensor, upper: Tensor) -> Bends:
+        return Bends((-1,))
+
     def value(self, node: Node, x: Tensor) -> Tensor:
         return x.log()
 
@@ -92,6 +143,15 @@ class Log(Curve):
 
 
 class Sqrt(Curve):
+    steep = 0.0
+    margin = 1e-4
+
+    def slope(self, node: Node, x: Tensor) -> Tensor:
+        return 0.5 / x.sqrt()
+
+    def bends(self, node: Node, lower: Tensor, upper: Tensor) -> Bends:
+        return Bends((-1,))
+
     def value(self, node: Node, x: Tensor) -> Tensor:
         return x.sqrt()
 
@@ -105,6 +165,15 @@ class Sqrt(Curve):
 class Reciprocal(Curve):
     """1/x; infinite bounds where an interval reaches zero."""
 
+    steep = 0.0
+    margin = 1e-4
+
+    def slope(self, node: Node, x: Tensor) -> Tensor:
+        return -1 / x.square()
+
+    def bends(self, node: Node, lower: Tensor, upper: Tensor) -> Bends:
+        return Bends((lower.sign(),))
+
     def value(self, node: Node, x: Tensor) -> Tensor:
         return 1 / x
 
@@ -114,6 +183,21 @@ class Reciprocal(Curve):
 
 class Pow(Curve):
     """x^exponent (attrs exponent), over the reals for whole exponents, else for x ≥ 0 (x > 0 if negative)."""
+
+    steep = 0.0
+
+    def slope(self, node: Node, x: Tensor) -> Tensor:
+        p = float(node.attrs["exponent"])
+        return torch.zeros_like(x) if p == 0 else p * x.pow(p - 1)
+
+    def bends(self, node: Node, lower: Tensor, upper: Tensor) -> Bends:
+        p = float(node.attrs["exponent"])
+        right = float(np.sign(p * (p - 1)))
+        if not p.is_integer() or p % 2 == 0:
+            return Bends((right,))
+        if p < 0:
+            return Bends((lower.sign() * right,))
+        return Bends((-right, right), ((0.0, 0.0),))
 
     def value(self, node: Node, x: Tensor) -> Tensor:
         return x.pow(float(node.attrs["exponent"]))
@@ -146,6 +230,21 @@ class Sin(Curve):
     def range(self, node: Node) -> tuple[float, float]:
         return -1.0, 1.0
 
+    def slope(self, node: Node, x: Tensor) -> Tensor:
+        return x.cos()
+
+    def bends(self, node: Node, lower: Tensor, upper: Tensor) -> Bends:
+        """Concave where the function is positive; three zeros are enough for less than a period."""
+        shift = self.phase / 2
+        slack = 1e-12 + lower.abs() * 1e-14
+        first = (lower / math.pi + shift - slack).floor() + 1  # the number of the first zero in reach
+        near = (lower.abs() < FAR) & (upper.abs() < FAR) & (upper - lower < 2 * math.pi)
+        zeros = [(first + k - shift) * math.pi for k in range(3)]
+        error = [zero.abs() * 4e-16 for zero in zeros]
+        odd = 1 - 2 * (first - 1).remainder(2)  # +1: positive between zeros number first − 1 and first
+        breaks = [(zero - e, zero + e) for zero, e in zip(zeros, error, strict=True)]
+        return Bends((-odd, odd, -odd, odd), breaks, near)
+
     def extremes(self, node: Node, lower: Tensor, upper: Tensor) -> list[tuple[Tensor, float]]:
         first = lower / (2 * math.pi) + self.phase / 4
         last = upper / (2 * math.pi) + self.phase / 4
@@ -164,9 +263,20 @@ class Cos(Sin):
     def value(self, node: Node, x: Tensor) -> Tensor:
         return x.cos()
 
+    def slope(self, node: Node, x: Tensor) -> Tensor:
+        return -x.sin()
+
 
 class Tan(Curve):
     """tan; infinite bounds where an interval reaches a pole, and far from zero."""
+
+    def slope(self, node: Node, x: Tensor) -> Tensor:
+        return 1 + x.tan().square()
+
+    def bends(self, node: Node, lower: Tensor, upper: Tensor) -> Bends:
+        zero = (lower / (2 * math.pi) + upper / (2 * math.pi)).round() * math.pi
+        error = zero.abs() * 4e-16
+        return Bends((-1, 1), ((zero - error, zero + error),))
 
     def value(self, node: Node, x: Tensor) -> Tensor:
         return x.tan()
@@ -184,6 +294,11 @@ class _Dipped(Curve):
     #: an interval that holds the place of the minimum, and a lower bound of it
     dip: tuple[float, float]
     least: float
+    #: where it turns from concave to convex, and back, to within the last places
+    turns: tuple[float, float]
+
+    def bends(self, node: Node, lower: Tensor, upper: Tensor) -> Bends:
+        return Bends((-1, 1, -1), [(turn - 4e-15, turn + 4e-15) for turn in self.turns])
 
     def range(self, node: Node) -> tuple[float, float]:
         return self.least, math.inf
@@ -200,8 +315,14 @@ class Gelu(_Dipped):
 
     dip, least = (-0.751791524693566, -0.751791524693563), -0.169971207479904
 
+    turns = -math.sqrt(2), math.sqrt(2)
+
     def value(self, node: Node, x: Tensor) -> Tensor:
         return x * (0.5 * (1 + torch.erf(x * math.sqrt(0.5))))
+
+    def slope(self, node: Node, x: Tensor) -> Tensor:
+        density = torch.exp(-0.5 * x.square()) / math.sqrt(2 * math.pi)
+        return 0.5 * (1 + torch.erf(x * math.sqrt(0.5))) + x * density
 
 
 class GeluTanh(_Dipped):
@@ -209,9 +330,18 @@ class GeluTanh(_Dipped):
 
     dip, least = (-0.752461422071018, -0.752461422071015), -0.170040750571255
 
+    turns = -1.4185040087908284, 1.4185040087908284
+
     def value(self, node: Node, x: Tensor) -> Tensor:
+        return x * (0.5 * (1 + torch.tanh(self._inner(x))))
+
+    def slope(self, node: Node, x: Tensor) -> Tensor:
+        y, near = torch.tanh(self._inner(x)), x.clamp(-30, 30)
+        return 0.5 * (1 + y) + near * (0.5 * (1 - y * y)) * _GELU * (1 + 3 * 0.044715 * near.square())
+
+    def _inner(self, x: Tensor) -> Tensor:
         near = x.clamp(-30, 30)  # where tanh is ±1 to the last place
-        return x * (0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (near + 0.044715 * near.pow(3)))))
+        return _GELU * (near + 0.044715 * near.pow(3))
 
 
 class Silu(_Dipped):
@@ -219,8 +349,14 @@ class Silu(_Dipped):
 
     dip, least = (-1.278464542761076, -1.278464542761072), -0.278464542761074
 
+    turns = -2.3993572805154677, 2.3993572805154677
+
     def value(self, node: Node, x: Tensor) -> Tensor:
         return x * x.sigmoid()
+
+    def slope(self, node: Node, x: Tensor) -> Tensor:
+        y = x.sigmoid()
+        return y + x * y * (-x).sigmoid()
 
 
 class Mish(_Dipped):
@@ -228,8 +364,14 @@ class Mish(_Dipped):
 
     dip, least = (-1.192431214515498, -1.192431214515493), -0.308843413017251
 
+    turns = -2.256376396360793, 1.4905711794854284
+
     def value(self, node: Node, x: Tensor) -> Tensor:
         return x * torch.tanh(F.softplus(x, threshold=50.0))
+
+    def slope(self, node: Node, x: Tensor) -> Tensor:
+        y = torch.tanh(F.softplus(x, threshold=50.0))
+        return y + x * (1 - y * y) * x.sigmoid()
 
 
 class HardSwish(_Dipped):
@@ -237,5 +379,13 @@ class HardSwish(_Dipped):
 
     dip, least = (-1.5, -1.5), -0.375
 
+    turns = -3.0, 3.0
+
     def value(self, node: Node, x: Tensor) -> Tensor:
         return x * ((x + 3).clamp(0, 6) / 6)
+
+    def slope(self, node: Node, x: Tensor) -> Tensor:
+        return torch.where(x > 3, 1.0, torch.where(x < -3, 0.0, x / 3 + 0.5))
+
+    def bends(self, node: Node, lower: Tensor, upper: Tensor) -> Bends:
+        return Bends((0, 1, 0), ((-3.0, -3.0), (3.0, 3.0)))
