@@ -1,14 +1,13 @@
-"""Nonlinear operators, fuzzed: intervals and lines against rational arithmetic (piecewise-linear ones) or
-against fifty digits (tanh, sigmoid), and max pooling."""
+"""Piecewise-linear operators, fuzzed: intervals and lines against rational arithmetic; and max pooling.
+
+What holds for every operator is in ``gate.py``."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import Any
 
-import mpmath
 import numpy as np
 import pytest
 import torch
@@ -26,7 +25,6 @@ torch.set_num_threads(1)
 
 DTYPES = [torch.float32, torch.float64]
 STRAIGHT = ["relu", "leaky_relu", "clip", "abs"]
-CURVED = ["tanh", "sigmoid"]
 
 ATTRS: dict[str, list[dict[str, float]]] = {
     "leaky_relu": [{"alpha": a} for a in (0.0, 0.01, 0.1, 1.0, 2.7, 1 / 3, 1 + 2.0**-24 - 2.0**-50)],
@@ -137,40 +135,7 @@ def test_without_rounding_straight_lines_are_caught(
     assert straight_violations(op, dtype)
 
 
-def curve(op: str, x: Any) -> Any:
-    return mpmath.tanh(x) if op == "tanh" else 1 / (1 + mpmath.exp(-x))
-
-
-def curved_violations(op: str, dtype: torch.dtype) -> list[str]:
-    bad = []
-    rng = np.random.default_rng(3)
-    handle, node = OPS[op], Node("y", op, ("x",), (1,))
-    assert isinstance(handle, Elementwise)
-    lower, upper = intervals(rng, [0.0, 0.5, -0.5], dtype)
-    low, high = handle.interval(node, lower, upper)
-    every = [columns(handle.lines(node, lower, upper, alpha), lower) for alpha in alphas(rng, lower)[:2]]
-    with mpmath.workdps(60):
-        for k, (l, u) in enumerate(zip(lower.reshape(-1).tolist(), upper.reshape(-1).tolist(), strict=True)):  # noqa: E741
-            parts = [0, 1, *(rng.random(6)), *(10.0 ** rng.uniform(-9, 0, 2)), *(1 - 10.0 ** rng.uniform(-9, 0, 2))]
-            xs = [mpmath.mpf(l) + (mpmath.mpf(u) - mpmath.mpf(l)) * mpmath.mpf(float(p)) for p in parts]
-            xs += [mpmath.mpf(0)] if l <= 0 <= u else []
-            ys = [curve(op, x) for x in xs]
-            if min(ys) < float(low[k]) or max(ys) > float(high[k]):
-                bad.append(f"{op} on [{l}, {u}]: image outside [{float(low[k])}, {float(high[k])}]")
-            for s, t, s2, t2 in every:
-                a, b, c, d = (mpmath.mpf(v[k].numerator) / v[k].denominator for v in (s, t, s2, t2))
-                if any(a * x + b > y or c * x + d < y for x, y in zip(xs, ys, strict=True)):
-                    bad.append(f"{op} on [{l}, {u}]: a line is wrong")
-    return bad
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("op", CURVED)
-def test_curved_lines_hold_to_fifty_digits(op: str, dtype: torch.dtype) -> None:
-    assert curved_violations(op, dtype) == []
-
-
-@pytest.mark.parametrize("op", [*STRAIGHT, *CURVED])
+@pytest.mark.parametrize("op", STRAIGHT)
 def test_lines_are_not_far_off(op: str) -> None:
     """Sound is easy; on a box of width one the gap at either end is a few times the box's own height at most."""
     handle = OPS[op]
@@ -185,7 +150,7 @@ def test_lines_are_not_far_off(op: str) -> None:
             gap = (lines.upper_slope * x + lines.upper_offset) - (lines.lower_slope * x + offset)
             assert bool((gap <= 3 * (high - low) + 1e-6).all())
         stable = ~handle.loose(node, lower, upper)
-        assert op in CURVED or bool((gap[stable] < 1e-9).all())
+        assert bool((gap[stable] < 1e-9).all())
 
 
 def pools() -> Iterator[tuple[Program, Node, MaxPool, np.random.Generator]]:

@@ -113,7 +113,8 @@ class Elu(Curve):
         return torch.where(x > 0, 1.0, node.attrs["alpha"] * torch.exp(x.clamp(max=0)))
 
     def bends(self, node: Node, lower: Tensor, upper: Tensor) -> Bends:
-        return Bends((math.copysign(1, node.attrs["alpha"]), 0), ((0.0, 0.0),))
+        alpha = node.attrs["alpha"]
+        return Bends((math.copysign(1, alpha), 0), ((0.0, 0.0),), (float(np.sign(1 - alpha)),))
 
     def value(self, node: Node, x: Tensor) -> Tensor:
         return torch.where(x >= 0, x, node.attrs["alpha"] * torch.expm1(x.clamp(max=0)))
@@ -243,7 +244,7 @@ class Sin(Curve):
         error = [zero.abs() * 4e-16 for zero in zeros]
         odd = 1 - 2 * (first - 1).remainder(2)  # +1: positive between zeros number first − 1 and first
         breaks = [(zero - e, zero + e) for zero, e in zip(zeros, error, strict=True)]
-        return Bends((-odd, odd, -odd, odd), breaks, near)
+        return Bends((-odd, odd, -odd, odd), breaks, valid=near)
 
     def extremes(self, node: Node, lower: Tensor, upper: Tensor) -> list[tuple[Tensor, float]]:
         first = lower / (2 * math.pi) + self.phase / 4
@@ -388,4 +389,4 @@ class HardSwish(_Dipped):
         return torch.where(x > 3, 1.0, torch.where(x < -3, 0.0, x / 3 + 0.5))
 
     def bends(self, node: Node, lower: Tensor, upper: Tensor) -> Bends:
-        return Bends((0, 1, 0), ((-3.0, -3.0), (3.0, 3.0)))
+        return Bends((0, 1, 0), ((-3.0, -3.0), (3.0, 3.0)), (-1, -1))

@@ -40,11 +40,13 @@ class Bends:
 
     ``signs``: of each piece, a number or a tensor that broadcasts to the interval's shape. ``breaks``: between
     them, one fewer, each an interval that holds the place where the curvature changes (equal ends: exactly).
+    ``kinks``: of each break, +1 where the slope jumps up, −1 where it jumps down; none given: no jumps.
     ``valid``: where the pieces are all there is (bool; None: everywhere).
     """
 
     signs: Sequence[float | Tensor]
     breaks: Sequence[tuple[float | Tensor, float | Tensor]] = ()
+    kinks: Sequence[float] = ()
     valid: Tensor | None = None
 
 
@@ -154,12 +156,36 @@ class _Piece:
 
 @dataclass(frozen=True, eq=False)
 class _Tangents:
-    """Tangent points between ``first`` and ``last``, on the piece of that number, where ``some`` exist."""
+    """Tangent points between ``first`` and ``last``, on the piece of that number, where ``some`` exist; at a kink
+    (number −2 or less), lines through it with slopes between ``least`` and ``most``."""
 
     number: int
     first: Tensor
     last: Tensor
     some: Tensor
+    least: Tensor | None = None
+    most: Tensor | None = None
+
+    def line(self, below: _Below, alpha: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(slope, point) for a parameter; None: what is highest in the middle of the interval."""
+        middle = below.l + (below.u - below.l) / 2
+        if self.least is not None and self.most is not None:
+            part = (self.first < middle).to(middle.dtype) if alpha is None else alpha
+            return self.least + part * (self.most - self.least), self.first
+        if alpha is None:
+            p = middle.clamp(self.first, self.last)
+        else:
+            p = torch.minimum(self.first + alpha * (self.last - self.first), self.last)
+        p = torch.where(self.some, p, self.first)
+        return below.slope(p), p.detach()
+
+    def parameter(self, slope: Tensor, point: Tensor) -> Tensor:
+        """The parameter that gives a line, where this option can."""
+        if self.least is not None and self.most is not None:
+            part = (slope - self.least) / (self.most - self.least)
+        else:
+            part = (point - self.first) / (self.last - self.first)
+        return part.nan_to_num(0.5, 0.5, 0.5).clamp(1e-6, 1 - 1e-6)
 
 
 class _Below:
@@ -168,6 +194,7 @@ class _Below:
     def __init__(self, curve: Curve, node: Node, sense: float, bends: Bends, l: Tensor, u: Tensor):  # noqa: E741
         self.curve, self.node, self.sense, self.l, self.u = curve, node, sense, l, u
         self.valid = bends.valid
+        self.kinks = [float(at[0]) for at, jump in zip(bends.breaks, bends.kinks, strict=False) if jump * sense > 0]
         self.pieces: list[_Piece] = []
         self.cells: list[tuple[Tensor, Tensor]] = []
         start: Tensor = l
@@ -211,19 +238,16 @@ class _Below:
         have tangents, they share the parameter's range in their order."""
         slope, point = chord, self.l
         number = torch.full(self.l.shape, -1, device=self.l.device)
-        count = sum(option.some.to(self.l.dtype) for option in options)
+        count = sum((option.some.to(self.l.dtype) for option in options), torch.zeros_like(self.l))
         before: Tensor = torch.zeros_like(self.l)
         for option in options:
-            if alpha is None:
-                here, p = option.some, (self.l + (self.u - self.l) / 2).clamp(option.first, option.last)
-            else:
-                place = alpha * count - before
-                here = option.some & (place >= 0) & ((place < 1) | (before + 1 == count))
-                p = option.first + place.clamp(0, 1) * (option.last - option.first)
-                p = torch.minimum(p, option.last)
-            p = torch.where(here, p, option.first)
-            slope = torch.where(here, self.slope(p), slope)
-            point = torch.where(here, p.detach(), point)
+            here, place = option.some, None
+            if alpha is not None:
+                share = alpha * count - before
+                here = here & (share >= 0) & ((share < 1) | (before + 1 == count))
+                place = share.clamp(0, 1)
+            one, p = option.line(self, place)
+            slope, point = torch.where(here, one, slope), torch.where(here, p, point)
             number = torch.where(here, option.number, number)
             before = before + option.some
         return slope, point, number
@@ -247,15 +271,12 @@ class _Below:
         options = self.options()
         if not options:
             return torch.full_like(self.l, 0.5)
-        middle = self.l + (self.u - self.l) / 2
-        count = sum(option.some.to(self.l.dtype) for option in options)
-        _, point, number = self.best(options, self.chord(), torch.float64)
+        count = sum((option.some.to(self.l.dtype) for option in options), torch.zeros_like(self.l))
+        slope, point, number = self.best(options, self.chord(), torch.float64)
         result, before = torch.full_like(self.l, 0.5), torch.zeros_like(self.l)
         for option in options:
-            p = torch.where(number == option.number, point, middle.clamp(option.first, option.last))
-            place = ((p - option.first) / (option.last - option.first)).nan_to_num(0.5, 0.5, 0.5).clamp(0, 1)
-            mine = option.some & ((number == option.number) | (number < 0))
-            result = torch.where(mine, (before + place.clamp(1e-6, 1 - 1e-6)) / count.clamp(min=1), result)
+            mine = option.some & (number == option.number)
+            result = torch.where(mine, (before + option.parameter(slope, point)) / count.clamp(min=1), result)
             before = before + option.some
         return result
 
@@ -267,7 +288,7 @@ class _Below:
 
     def options(self) -> list[_Tangents]:
         """Per convex piece, the tangents that pass below both ends of the interval."""
-        found = []
+        found = self._kinked()
         for number, piece in enumerate(self.pieces):
             some = piece.convex & (piece.a <= piece.b)
             if not bool(some.any()):
@@ -281,6 +302,18 @@ class _Below:
             last, some = self._tangent(piece, last, some & (piece.b < self.u), some, self.u, False)
             some = some & (first <= last)
             found.append(_Tangents(number, first, torch.maximum(first, last), some))
+        return found
+
+    def _kinked(self) -> list[_Tangents]:
+        """Lines through the places where the slope jumps up."""
+        found: list[_Tangents] = []
+        for place in self.kinks:
+            at = torch.full_like(self.l, place)
+            height = self.g(at)
+            least, most = (self.g(self.l) - height) / (self.l - at), (self.g(self.u) - height) / (self.u - at)
+            some = (self.l < at) & (at < self.u) & (least <= most)
+            if bool(some.any()):
+                found.append(_Tangents(-2 - len(found), at, at, some, least, most))
         return found
 
     def _tangent(
