@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 BAD_INPUT = 2
 GRACE = 5.0  # seconds that an interrupted search has to hand back what it covered
-KINDS = ("grid",)
+KINDS = ("grid", "layer")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,6 +51,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cells", action="store_true", help="prove the cells between grid points, too: every real input"
     )
+    layer = parser.add_argument_group("verinn region layer")
+    layer.add_argument("--layers", type=numbers, metavar="A-B", help="layers to search (all; 0 is the input)")
+    layer.add_argument("--size", type=positive, default=5, metavar="D", help="dimensions of a feature (5)")
+    layer.add_argument("--features", type=positive, default=1, metavar="F", help="how many features (1)")
+    layer.add_argument("--number", type=positive, default=2, metavar="M", help="spans to the end of a dimension (2)")
+    layer.add_argument("--by", choices=("gradient", "activation"), default="gradient", help="how dimensions are chosen")
+    layer.add_argument("--paths", choices=("all", "single", "multi"), default="all",
+                       help="all points of all features, or feature by feature: in one order, or all")  # fmt: skip
+    layer.add_argument(
+        "--back", type=seconds, default=10.0, metavar="S", help="seconds to map one activation back (10)"
+    )
     parser.add_argument("--state", metavar="FILE", help="keep the search in a file, and go on from it")
     parser.add_argument("--pictures", metavar="DIR", help="original, adversarial and difference as PNG, and a plot")
     parser.add_argument("--timeout", type=seconds, metavar="S", help="wall-clock seconds from process start")
@@ -65,6 +76,13 @@ def fraction(text: str) -> Fraction:
         return Fraction(text)
     except (ValueError, ZeroDivisionError):
         raise argparse.ArgumentTypeError(f"`{text[:40]}` is not a number") from None
+
+
+def positive(text: str) -> int:
+    value = natural(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError("0 is too few")
+    return value
 
 
 def fractions(text: str) -> tuple[Fraction, ...]:
@@ -173,6 +191,9 @@ def _ask(args: argparse.Namespace, deadline: float | None, stage: Stage) -> tupl
     from verinn.region.state import fingerprint
 
     question = _question(args)
+    if args.kind == "layer":
+        report = _layers(args, question, deadline, stage)
+        return report, lambda: _draw(args, question, report)
     options = Options(deadline=deadline, device="cpu", seed=args.seed)
     mark = fingerprint(args.model, [grid for _, grid in question.grids], question.text, args.ties, str(args.cells))
     settings = Settings(
@@ -180,6 +201,20 @@ def _ask(args: argparse.Namespace, deadline: float | None, stage: Stage) -> tupl
     )
     report = decide(question, settings)
     return report, lambda: _draw(args, question, report)
+
+
+def _layers(args: argparse.Namespace, question: Question, deadline: float | None, stage: Stage) -> Report:
+    from verinn.options import Options
+    from verinn.region.layered import LayerSettings, search_layers
+
+    if args.state is not None:
+        raise InputError("--state goes with `verinn region grid`", hint="leave --state out")
+    first, last = (args.layers[0], args.layers[-1]) if args.layers else (0, -1)
+    settings = LayerSettings(
+        Options(deadline=deadline, device="cpu", seed=args.seed), first, last, args.size, args.features, args.number,
+        args.by, args.paths, args.cells, args.back, stage.stop.is_set,
+    )  # fmt: skip
+    return search_layers(question, settings)
 
 
 def _question(args: argparse.Namespace) -> Question:

@@ -42,6 +42,7 @@ class Question:
     centre: np.ndarray | None = None
     label: int | None = None
     assumptions: tuple[str, ...] = ()
+    ties: str = "violate"
 
     def pixels(self, x: np.ndarray) -> np.ndarray:
         """Inputs (n,) as pixels, in the shape of the model's input: for pictures, in float64."""
@@ -139,7 +140,7 @@ def about_image(
     text = f"class {label} against {count - 1} others, ties {ties}, {len(grid.free)} of {total} inputs move"
     told = () if dims is None else (f"only {len(dims)} chosen inputs move, all others stay as they are",)
     cases = tuple((case, grid) for case in problem.prop.cases)
-    return Question(problem, cases, shape, text, scale, np.array(centre), label, told)
+    return Question(problem, cases, shape, text, scale, np.array(centre), label, told, ties)
 
 
 def arranged(image: np.ndarray, shape: Shape) -> np.ndarray:
