@@ -16,6 +16,7 @@ from verinn.attack.replay import Original, agree
 from verinn.errors import InputError
 from verinn.io.onnx_reader import read_graph
 from verinn.ir.graph import Const, Graph, frozen
+from verinn.passes.simplify import simplify
 
 # Small products on two threads wait for each other whenever the machine is busy.
 torch.set_num_threads(1)
@@ -109,6 +110,29 @@ def test_cancellation_is_no_mismatch() -> None:
     model.graph.output[0].name = "y"
     for seed in range(5):
         agree(read_graph(model), Original(model), seed)
+
+
+def test_rounding_of_a_mix_that_simplifying_removes_is_no_mismatch() -> None:
+    """(x, y) is mixed to (x, y + 4096x) and back, then y is taken 2^16 times: only the unsimplified graph rounds."""
+    mix, undo, steep = np.array([[1, 4096], [0, 1]]), np.array([[1, -4096], [0, 1]]), np.diag([1.0, 2.0**16])
+    weights = {"m": mix, "u": undo, "k": steep}
+    nodes = [
+        helper.make_node("MatMul", [source, name], [result])
+        for source, name, result in (("x", "m", "a"), ("a", "u", "b"), ("b", "k", "y"))
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 2])],
+        [numpy_helper.from_array(array.astype(np.float32), name) for name, array in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    raw = read_graph(model)
+    for seed in range(5):
+        agree(simplify(raw), Original(model), seed, raw=raw)
+    with pytest.raises(InputError, match="disagrees"):
+        agree(simplify(raw), Original(model))
 
 
 def changed(graph: Graph, target: str, **parts: object) -> Graph:

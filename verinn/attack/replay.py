@@ -106,6 +106,7 @@ def agree(
     seed: int = 0,
     boxes: Sequence[tuple[np.ndarray, np.ndarray]] | None = None,
     samples: int = 4,
+    raw: Graph | None = None,
 ) -> None:
     """Compare the graph, in float64, with ONNX Runtime on random inputs; InputError when they differ.
 
@@ -113,6 +114,8 @@ def agree(
     standard normal, at several scales. What rounding explains is measured, not assumed: the graph is
     run again several times with a random perturbation after each node as large as the network's own
     arithmetic may make there, and the outputs may differ by a multiple of how far those runs scatter.
+    ``raw``: the graph before it was simplified, whose rounding is nearer to the file's: a mix that the next
+    layer undoes rounds, and is gone from the simplified graph.
     """
     rng = np.random.default_rng(seed)
     program = Program.prepare(graph, torch.float64)
@@ -121,7 +124,7 @@ def agree(
     types = [*(value.dtype for value in graph.inputs), *(output.dtype for output in graph.outputs)]
     unit = max(_ROUNDING.get(dtype, 2.0**-24) for dtype in types)
     clean = program.run(points)
-    spread = scatter(program, points, clean, unit, seed, runs)
+    spread = _spread(raw or graph, points, unit, seed, runs)
     shapes = graph.shapes()
     for index in range(points[0].shape[0]):
         feed = {value.name: x[index].numpy() for value, x in zip(graph.inputs, points, strict=True)}
@@ -133,10 +136,17 @@ def agree(
             _compare(
                 ours,
                 theirs[output.name],
-                spread[output.value].expand(points[0].shape[0], *shapes[output.value])[index].numpy(),
+                spread[output.name].expand(points[0].shape[0], *shapes[output.value])[index].numpy(),
                 original.file,
                 output.name,
             )
+
+
+def _spread(graph: Graph, points: list[Tensor], unit: float, seed: int, runs: int) -> dict[str, Tensor]:
+    """How far rounding may move each output, by its name."""
+    program = Program.prepare(graph, torch.float64)
+    strays = scatter(program, points, program.run(points), unit, seed, runs)
+    return {output.name: strays[output.value] for output in graph.outputs}
 
 
 def _affordable(program: Program, samples: int) -> tuple[int, int]:

@@ -99,11 +99,15 @@ def distances(points: Sequence[np.ndarray]) -> Stage:
     return Stage(weight, np.concatenate([half for point in points for half in (-point, point)]), True)
 
 
-def spikes(points: Sequence[np.ndarray], radii: Sequence[Fraction], depth: int) -> Net:
-    """t_j = relu(r_j − |x − c_j|₁) as the outputs of ``depth`` ReLU stages (at least two)."""
+def spikes(points: Sequence[np.ndarray], radii: Sequence[Fraction], slopes: Sequence[Fraction], depth: int) -> Net:
+    """K_j·relu(r_j − |x − c_j|₁) as the outputs of ``depth`` ReLU stages (at least two).
+
+    The slope goes into the hinge, as relu(K r − K|x − c|): so later rounding is not magnified by it.
+    """
     first = distances(points)
-    sums = blocks(*[en.of(-np.ones((1, 2 * len(points[0])))).lo for _ in points])
-    hinge = Stage(sums, np.array(radii, dtype=object), True)
+    sums = blocks(*[en.of(-np.ones((1, 2 * len(points[0])))).lo * slope for slope in slopes])
+    tops = [radius * slope for radius, slope in zip(radii, slopes, strict=True)]
+    hinge = Stage(sums, np.array(tops, dtype=object), True)
     one = en.of(np.eye(len(points))).lo
     return (first, hinge, *[Stage(one, zeros(len(points)), True)] * (depth - 2))
 
@@ -164,12 +168,12 @@ def _capped(
     carried = np.concatenate([last.weight[:caps], last.weight[caps:], -last.weight[caps:]])
     bias = np.concatenate([last.bias[:caps] - shift, zeros(2)])
     host = (*host[:-1], Stage(carried, bias, True))  # relu(h_j), relu(g), relu(−g)
-    both = side_by_side([host, spikes(points, radii, plan.depth)])
+    both = side_by_side([host, spikes(points, radii, slopes, plan.depth)])
     width = caps + 2 + len(points)
     if not plan.classes:
         weight = zeros(1, width)
         weight[0, 0] = Fraction(-1)
-        weight[0, caps + 2 :] = slopes
+        weight[0, caps + 2 :] = Fraction(1)
         net: Net = (*both, Stage(weight, zeros(1), False))
         return Planted(layers.disguise(net, rng, plan.rounds), secret, height)
     label, target = 0, 1
@@ -178,7 +182,7 @@ def _capped(
     for other in range(1, plan.classes):
         weight[other, other - 1] = Fraction(-1)
         bias[other] = -HALF
-    weight[target, caps + 2 :] = slopes
+    weight[target, caps + 2 :] = Fraction(1)
     net = (*both, Stage(weight, bias, False))
     return Planted(layers.disguise(net, rng, plan.rounds), secret, height - HALF + bias[label])
 
@@ -201,18 +205,18 @@ def _roof(
     base, steepness = Fraction(1, 2) * height, Fraction(1, 4) * height / plan.scale
     top = height - base
     roof = top / 2  # A, below what the spike reaches
-    spread = spikes(points, radii, 2)
+    spread = spikes(points, radii, slopes, 2)
     ridge = (distances([summit]), stage(-np.ones((1, 2 * plan.inputs)), [0.0], False))
     ridge = (ridge[0], Stage(-ridge[1].weight, zeros(1), True))  # |x − p|, which is never negative
     both = side_by_side([spread, ridge])
     many = len(points)
     weight = zeros(many + 1, many + 1)
     weight[:many, :many] = en.of(np.eye(many)).lo
-    weight[many, :many] = [-slope for slope in slopes]
+    weight[many, :many] = Fraction(-1)
     weight[many, many] = -steepness
     bias = zeros(many + 1)
     bias[many] = roof + base
-    out = np.array([[*slopes, Fraction(1)]], dtype=object)
+    out = en.of(np.ones((1, many + 1))).lo
     net: Net = (*both, Stage(weight, bias, True), Stage(out, np.array([-base], dtype=object), False))
     assert roof - steepness * sum(abs(secret - summit)) < top
     return Planted(layers.disguise(net, rng, plan.rounds), secret, top)

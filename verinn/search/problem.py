@@ -85,7 +85,8 @@ def build(models: Source | Mapping[str, Source], query: Query, seed: int = 0) ->
     with python_warnings.catch_warnings(record=True) as caught:
         python_warnings.simplefilter("always", UserWarning)
         loaded: dict[int, Model] = {}
-        read: dict[tuple[int, tuple[str, ...]], Graph] = {}
+        read: dict[tuple[int, tuple[str, ...]], tuple[Graph, Graph]] = {}  # as read, and simplified
+        raw: dict[str, Graph] = {}
         parts: dict[str, Graph] = {}
         originals: dict[str, Original] = {}
         for name, source in _assigned(query, models).items():
@@ -94,14 +95,15 @@ def build(models: Source | Mapping[str, Source], query: Query, seed: int = 0) ->
             hidden = [v.onnx_name or v.name for v in network.variables if v.kind is Kind.HIDDEN]
             key = id(source), tuple(hidden)
             if key not in read:
-                read[key] = simplify(read_graph(model, hidden=hidden))
-            parts[name] = read[key]
+                graph = read_graph(model, hidden=hidden)
+                read[key] = graph, simplify(graph)
+            raw[name], parts[name] = read[key]
             originals[name] = Original(model, hidden=hidden)
     notes = [str(entry.message) for entry in caught if issubclass(entry.category, UserWarning)]
     notes.extend(match(query, parts))
     prop = to_property(query)
     for name, graph in parts.items():
-        agree(graph, originals[name], seed, _boxes(prop, query, name))
+        agree(graph, originals[name], seed, _boxes(prop, query, name), raw=raw[name])
     graph = with_products(_join(query, parts), prop.products, places_of(query))
     graph, prop, index = merge_inputs(graph, prop)
     if len(parts) > 1:
