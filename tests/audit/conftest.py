@@ -1,5 +1,6 @@
 """A tiny suite whose truth is plain: F (x0 + x1) ≥ 1 over the unit box, for several F."""
 
+import sys
 from pathlib import Path
 
 import onnx
@@ -7,6 +8,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from verinn.audit.instance import Instance, Relation, Truth, save_suite
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "io"))  # random models of one operator
 
 PROPERTY = """\
 (declare-const X_0 Real)

@@ -247,10 +247,10 @@ def _steps(value: Fraction, count: int) -> np.float32:
 
 def ask(plan: Plan, threshold: Fraction, classes: int) -> list[Formula]:
     """The question: does y reach the threshold, or any class come within it of the label?"""
-    bounds = box("x", [-plan.scale] * plan.inputs, [plan.scale] * plan.inputs)
+    bounds = box("X", [-plan.scale] * plan.inputs, [plan.scale] * plan.inputs)
     if not classes:
-        return [*bounds, linear({("y", 0): 1}, ">=", threshold)]
-    rows = [linear({("y", other): 1, ("y", 0): -1}, ">=", threshold) for other in range(1, classes)]
+        return [*bounds, linear({("Y", 0): 1}, ">=", threshold)]
+    rows = [linear({("Y", other): 1, ("Y", 0): -1}, ">=", threshold) for other in range(1, classes)]
     return [*bounds, Or(tuple(rows))]
 
 
@@ -275,7 +275,7 @@ def planted(plan: Plan, seed: Sequence[int], key: str, quick: bool = False) -> C
     outputs = max(1, plan.classes)
     sketch.output(layers.draw(made.net, sketch, x, plan.style), [1, outputs])
     sat = margin >= 0
-    tensors = (Tensor("x", (1, plan.inputs), False), Tensor("y", (1, outputs), True))
+    tensors = (Tensor("X", (1, plan.inputs), False), Tensor("Y", (1, outputs), True))
     return Case(
         family="planted",
         models={"f": sketch.model()},
@@ -284,7 +284,7 @@ def planted(plan: Plan, seed: Sequence[int], key: str, quick: bool = False) -> C
         known=f"by construction ({plan.host}{', classes' if plan.classes else ''}): the greatest value is taken at the "
         + ("secret point, which is checked" if sat else "secret point, and lies below the threshold"),
         key=key,
-        point={"x": made.secret.astype(np.float64).astype(np.float32)},
+        point={"X": made.secret.astype(np.float64).astype(np.float32)},
         operators=sketch.operators(),
         radius=float(plan.radius),
         margin=margin,
