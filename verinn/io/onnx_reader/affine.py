@@ -1,15 +1,16 @@
-"""Importers of affine operators: arithmetic, matrix products, convolution, normalisation, sums."""
+"""Importers of arithmetic, matrix products and convolution."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from verinn.errors import InputError, Unsupported
-from verinn.io.onnx_reader.builder import FLOATS, Builder, Known, Ref, Value, limited
+from verinn.errors import InputError
+from verinn.io.onnx_reader.builder import FLOATS, Builder, Known, Ref, Value
 from verinn.io.onnx_reader.call import Call, importer
+from verinn.io.onnx_reader.matmul import matmul
+from verinn.io.onnx_reader.select import truncated
 from verinn.io.onnx_reader.windows import Windows, windows_of
 from verinn.ir import const as c
 from verinn.ir.check import broadcasts
@@ -34,9 +35,13 @@ def _mul(call: Call) -> Value:
 @importer("Div")
 def _div(call: Call) -> Value:
     x, y = call.value(0), call.value(1)
-    if isinstance(x, Known) and isinstance(y, Known) and x.dtype not in FLOATS:
+    if x.dtype in FLOATS:
+        return call.builder.div(x, y)
+    if isinstance(x, Known) and isinstance(y, Known):
         return _integer_quotient(x, y)
-    return call.builder.div(x, y)
+    if isinstance(y, Known) and np.any(y.const.value == 0):
+        raise InputError("divides an integer by zero", hint="repair the model")
+    return truncated(call.builder, call.builder.div(x, y))
 
 
 def _integer_quotient(x: Known, y: Known) -> Known:
@@ -90,70 +95,7 @@ def number(value: float, dtype: int) -> Known:
 
 @importer("MatMul")
 def _matmul(call: Call) -> Value:
-    return matmul(call.builder, call.real(0), call.real(1))
-
-
-def matmul(builder: Builder, x: Value, y: Value) -> Value:
-    """numpy's matmul of a value and a constant, on either side and of any rank."""
-    if not x.shape or not y.shape:
-        raise InputError("multiplies a scalar as a matrix")
-    if isinstance(x, Known) and isinstance(y, Known):
-        _matched(x, y)
-        limited((*x.shape[:-1], y.shape[-1]))
-        return Known(c.matmul(x.const, y.const), x.dtype)
-    if isinstance(y, Known):
-        return _by_constant(builder, x, y)
-    if not isinstance(x, Known):
-        raise Unsupported("multiplies two values that depend on the input")
-    # x @ y = (yᵀ @ xᵀ)ᵀ, where a vector is its own transpose.
-    turned = [builder.swap(value) if len(value.shape) > 1 else value for value in (y, x)]
-    if len(y.shape) == 1 and len(x.shape) > 1:
-        return _by_constant(builder, turned[0], _as_known(turned[1]))
-    product = _by_constant(builder, turned[0], _as_known(turned[1]))
-    return builder.swap(product) if len(x.shape) > 1 else product
-
-
-def _as_known(value: Value) -> Known:
-    assert isinstance(value, Known)
-    return value
-
-
-def _matched(x: Value, y: Value) -> None:
-    inner = y.shape[-2] if len(y.shape) > 1 else y.shape[0]
-    if x.shape[-1] != inner:
-        raise InputError(f"multiplies the shapes {list(x.shape)} and {list(y.shape)}", hint="they don't fit")
-
-
-def _by_constant(builder: Builder, x: Value, y: Known) -> Value:
-    """x @ y for constant y; vectors as in numpy."""
-    _matched(x, y)
-    if len(y.shape) == 1:
-        product = builder.linear(x, c.reshape(y.const, (*y.shape, 1)))
-        return builder.reshape(product, product.shape[:-1])
-    batch = y.shape[:-2]
-    if math.prod(batch) == 1:
-        product = builder.linear(x, c.reshape(y.const, y.shape[-2:]))
-        lead = builder.common(x.shape[:-2], batch)
-        row = x.shape[-2:-1] if len(x.shape) > 1 else ()
-        return builder.reshape(product, (*lead, *row, y.shape[-1]))
-    if len(x.shape) == 1:
-        product = _batched(builder, builder.reshape(x, (1, *x.shape)), y)
-        return builder.reshape(product, (*product.shape[:-2], product.shape[-1]))
-    return _batched(builder, x, y)
-
-
-def _batched(builder: Builder, x: Value, y: Known) -> Value:
-    """One matrix per batch entry: a convolution in groups, with a kernel of one."""
-    lead = builder.common(x.shape[:-2], y.shape[:-2])
-    count, (rows, inner), out = math.prod(lead), x.shape[-2:], y.shape[-1]
-    x = builder.reshape(builder.expand(x, (*lead, rows, inner)), (count, rows, inner))
-    x = builder.reshape(builder.transpose(x, (1, 0, 2)), (rows, count * inner, 1))
-    kernel = c.reshape(c.expand(y.const, (*lead, inner, out)), (count, inner, out))
-    kernel = c.reshape(c.transpose(kernel, (0, 2, 1)), (count * out, inner, 1))
-    attrs = {"strides": (1,), "dilations": (1,), "groups": count, "pads": (0, 0)}
-    product: Value = builder.emit("conv", [builder.ref(x)], attrs, {"weight": kernel})
-    product = builder.transpose(builder.reshape(product, (rows, count, out)), (1, 0, 2))
-    return builder.reshape(product, (*lead, rows, out))
+    return matmul(call.builder, call.value(0), call.value(1))
 
 
 @importer("Gemm")
@@ -181,7 +123,7 @@ def _gemm(call: Call) -> Value:
     return builder.add(product, addend)
 
 
-# -- convolution and normalisation -----------------------------------------------------------------
+# -- convolution ------------------------------------------------------------------------------------
 
 
 @importer("Conv")
@@ -197,78 +139,9 @@ def _conv(call: Call) -> Value:
     if call.has(2):
         bias = call.known(2, "the bias").const
         params["bias"] = c.reshape(bias, (bias.value.size,))
-    return call.builder.emit("conv", [call.builder.ref(x)], _conv_attrs(frame, int(call.attr("group", 1))), params)
+    return call.builder.emit("conv", [call.builder.ref(x)], conv_attrs(frame, int(call.attr("group", 1))), params)
 
 
-def _conv_attrs(frame: Windows, groups: int) -> dict[str, object]:
+def conv_attrs(frame: Windows, groups: int) -> dict[str, object]:
+    """Attributes of a core convolution."""
     return {"strides": frame.strides, "dilations": frame.dilations, "groups": groups, "pads": frame.pads}
-
-
-@importer("AveragePool")
-def _average_pool(call: Call) -> Value:
-    """Sums over windows (a convolution with ones) divided by how many entries each window counts."""
-    x = call.real(0)
-    kernel = call.ints("kernel_shape", None) or []
-    frame = windows_of(call, x.shape[2:], kernel)
-    channels = x.shape[1]
-    ones = Const(np.ones((channels, 1, *frame.kernel)))
-    attrs = _conv_attrs(frame, channels)
-    sums = call.builder.emit("conv", [call.builder.ref(x)], attrs, {"weight": ones})
-    counts = frame.counts(bool(call.attr("count_include_pad", 0)))
-    if np.any(counts == 0):
-        raise Unsupported("averages a window that lies in the padding")
-    if np.all(counts == counts.flat[0]):
-        return call.builder.div(sums, number(counts.flat[0], x.dtype))
-    return call.builder.div(sums, Known(Const(counts), x.dtype))
-
-
-@importer("GlobalAveragePool")
-def _global_average_pool(call: Call) -> Value:
-    x = call.real(0)
-    axes = range(2, len(x.shape))
-    total = call.builder.total(x, tuple(axes))
-    return call.builder.div(total, number(math.prod(x.shape[2:]), x.dtype))
-
-
-@importer("BatchNormalization")
-def _batch_normalization(call: Call) -> Value:
-    """scale · (x − mean) / sqrt(var + epsilon) + bias, per channel, with running statistics."""
-    builder, x = call.builder, call.real(0)
-    if call.attr("training_mode", 0) or (call.opset < 9 and not call.attr("spatial", 1)):
-        raise Unsupported("normalises by statistics of its input or per activation")
-    if not all(call.unused(index) for index in range(1, 5)) and call.opset >= 14:
-        raise Unsupported("is in training mode (it has several outputs)")
-    channels = x.shape[1] if len(x.shape) > 1 else 1
-    names = ("the scale", "the bias", "the mean", "the variance")
-    scale, bias, mean, variance = (c.as_float(call.known(i + 1, name).const) for i, name in enumerate(names))
-    for const, name in zip((scale, bias, mean, variance), names, strict=True):
-        if const.value.shape != (channels,):
-            raise InputError(f"{name} has the shape {list(const.shape)} for {channels} channels")
-    spread = c.add(variance, Const(np.array(float(call.attr("epsilon", np.float64(np.float32(1e-5)))))))
-    if np.any(spread.value - c.error_of(spread) <= 0.0):
-        raise InputError("a variance plus epsilon isn't positive", hint="repair the model")
-    factor = c.div(scale, c.sqrt(spread))
-    offset = c.sub(bias, c.mul(mean, factor))
-    along = (channels,) if len(x.shape) < 2 else (channels, *[1] * (len(x.shape) - 2))
-    scaled = builder.mul(x, Known(c.reshape(factor, along), x.dtype))
-    return builder.add(scaled, Known(c.reshape(offset, along), x.dtype))
-
-
-# -- sums ------------------------------------------------------------------------------------------
-
-
-@importer("ReduceSum", "ReduceMean")
-def _reduce(call: Call) -> Value:
-    x = call.value(0)
-    rank = len(x.shape)
-    axes = call.axes("axes", 1, rank)
-    if not axes:
-        if call.attr("noop_with_empty_axes", 0):
-            return x
-        axes = list(range(rank))
-    total = call.builder.total(x, tuple(axes))
-    if call.op == "ReduceMean":
-        total = call.builder.div(total, number(math.prod(x.shape[axis] for axis in axes), x.dtype))
-    if call.attr("keepdims", 1):
-        return total
-    return call.builder.reshape(total, [size for axis, size in enumerate(x.shape) if axis not in axes])

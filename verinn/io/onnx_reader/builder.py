@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from verinn.errors import InputError, Unsupported
+from verinn.io.onnx_reader.facts import Origin, Range, one_of, range_after, trace
 from verinn.ir import const as c
 from verinn.ir.check import GraphError, broadcasts, shape_of
+from verinn.ir.fold import DomainError, fold
 from verinn.ir.graph import Const, Node, Shape, frozen
 
 # The largest constant or value that is built: 2 GiB of float64.
@@ -46,6 +48,7 @@ class Ref:
 
 
 Value = Known | Ref
+BOOL = 9
 FLOATS = {1: "float32", 10: "float16", 11: "float64", 16: "bfloat16"}
 
 
@@ -54,6 +57,9 @@ class Builder:
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
+        self.makers: dict[str, Node] = {}
+        self.shapes: dict[str, Shape] = {}
+        self.ranges: dict[str, Range] = {}
         self.names: set[str] = set()
         self.here = ""
         self.base = ""
@@ -80,12 +86,6 @@ class Builder:
     ) -> Ref:
         """Add a core node. InputError when shapes don't fit together or a parameter isn't finite."""
         attrs, params = attrs or {}, params or {}
-        for ref in inputs:
-            if ref.dtype not in FLOATS:
-                raise Unsupported(
-                    "computes with integers or booleans that depend on the input",
-                    hint="only float networks can be verified",
-                )
         for key, const in params.items():
             if not finite(const):
                 raise InputError(f"its {key} holds NaN or infinity", hint="repair the weights of the model")
@@ -97,18 +97,66 @@ class Builder:
         if dtype is None:
             dtype = inputs[0].dtype if inputs else 1
         name = self.fresh(self.base)
-        self.nodes.append(
-            Node(name, op, tuple(ref.name for ref in inputs), out, frozen(attrs), frozen(params), self.here)
-        )
+        node = Node(name, op, tuple(ref.name for ref in inputs), out, frozen(attrs), frozen(params), self.here)
+        self.nodes.append(node)
+        self.makers[name], self.shapes[name] = node, out
+        known = range_after(node, self.ranges)
+        if known is not None:
+            self.ranges[name] = known
         return Ref(name, out, dtype)
+
+    def take_input(self, name: str, shape: Shape, dtype: int, box: Range | None) -> Ref:
+        """A value that is an input of the graph, within a box where one is known."""
+        name = self.fresh(name)
+        self.shapes[name] = shape
+        if box is not None:
+            self.ranges[name] = box
+        return Ref(name, shape, dtype)
+
+    # -- what is known of a value --------------------------------------------------------------------
+
+    def range_of(self, x: Value) -> Range:
+        """Bounds of every element, infinite where nothing is known."""
+        if isinstance(x, Known):
+            const = c.as_float(x.const)
+            return const.value - c.error_of(const), const.value + c.error_of(const)
+        reach = (0.0, 1.0) if x.dtype == BOOL else (-math.inf, math.inf)
+        return self.ranges.get(x.name, (np.full(x.shape, reach[0]), np.full(x.shape, reach[1])))
+
+    def whole_range(self, x: Value) -> tuple[float, float]:
+        """Bounds of all elements."""
+        low, high = self.range_of(x)
+        return float(np.min(low, initial=math.inf)), float(np.max(high, initial=-math.inf))
+
+    def origin(self, x: Value, index: int = 0) -> Known | Origin:
+        """What the element ``index`` is: a constant (1,), or an element of a value plus a whole number."""
+        if isinstance(x, Known):
+            return Known(one_of(x.const, index), x.dtype)
+        found = trace(self.makers, self.shapes, x.name, index)
+        return found if isinstance(found, Origin) else Known(found, x.dtype)
+
+    def element(self, x: Value, index: int) -> Value:
+        """One element, shape (1,), taken from where it comes from."""
+        found = self.origin(x, index)
+        if isinstance(found, Known):
+            return found
+        source = Ref(found.name, self.shapes[found.name], x.dtype)
+        one = self.narrow(self.reshape(source, (math.prod(source.shape),)), 0, found.index, 1)
+        return self.add(one, Known(Const(np.array(float(found.offset))), x.dtype)) if found.offset else one
+
+    def retype(self, x: Value, dtype: int) -> Value:
+        """The same numbers under another element type."""
+        return replace(x, dtype=dtype)
+
+    def flip(self, x: Value) -> Value:
+        """1 − x of booleans."""
+        return self.retype(self.add(self.neg(x), Known(Const(np.array(1)), BOOL)), BOOL)
 
     def ref(self, value: Value) -> Ref:
         """The value as a core node (a constant becomes a ``constant`` node)."""
         if isinstance(value, Ref):
             return value
-        if value.dtype not in FLOATS:
-            raise Unsupported("an integer constant is used where a float value is expected")
-        return self.emit("constant", (), params={"value": value.const}, dtype=value.dtype)
+        return self.emit("constant", (), params={"value": c.as_float(value.const)}, dtype=value.dtype)
 
     # -- moves -------------------------------------------------------------------------------------
 
@@ -249,19 +297,28 @@ class Builder:
         return self.emit("sum", parts, {"signs": (1, sign)})
 
     def mul(self, x: Value, y: Value) -> Value:
-        """x · y with broadcasting; one of them constant."""
+        """x · y with broadcasting."""
         if isinstance(x, Known) and isinstance(y, Known):
             return self.binary(x, y, c.mul)
         if isinstance(x, Known):
             x, y = y, x
-        if not isinstance(y, Known):
-            raise Unsupported("multiplies two values that depend on the input")
-        return self._with_const("scale", "factor", x, y.const, self.common(x.shape, y.shape))
+        shape = self.common(x.shape, y.shape)
+        if isinstance(y, Known):
+            return self._with_const("scale", "factor", x, y.const, shape)
+        return self.emit("mul", [self.ref(self.expand(part, shape)) for part in (x, y)])
+
+    def square(self, x: Value) -> Value:
+        """x²."""
+        return self.mul(x, x) if isinstance(x, Known) else self.power(x, 2.0)
+
+    def power(self, x: Value, exponent: float) -> Value:
+        """x to a constant power; the first is x itself."""
+        return x if exponent == 1.0 else self.elementwise("pow", x, {"exponent": exponent})
 
     def div(self, x: Value, y: Value) -> Value:
-        """x / y with broadcasting for constant, nonzero y (reals; integer division is the importer's)."""
+        """x / y with broadcasting (reals; integer division is the importer's); y constant: nonzero."""
         if not isinstance(y, Known):
-            raise Unsupported("divides by a value that depends on the input")
+            return self.mul(x, self.elementwise("reciprocal", y))
         divisor = c.as_float(y.const)
         if np.any(np.abs(divisor.value) <= c.error_of(divisor)):
             raise InputError("divides by a constant that is zero", hint="repair the model")
@@ -281,7 +338,7 @@ class Builder:
     def neg(self, x: Value) -> Value:
         """−x."""
         if isinstance(x, Known):
-            return Known(c.neg(x.const), x.dtype)
+            return Known(c.neg(c.as_float(x.const) if x.dtype == BOOL else x.const), x.dtype)
         return self.emit("scale", [x], params={"factor": Const(np.array(-1.0))})
 
     def total(self, x: Value, axes: Sequence[int]) -> Value:
@@ -296,12 +353,97 @@ class Builder:
             return Known(c.matmul(c.as_float(x.const), weight), x.dtype)
         return self.emit("linear", [x], params={"weight": c.as_float(weight)})
 
-    def elementwise(self, op: str, x: Value, attrs: dict[str, Any] | None = None) -> Value:
-        """A core nonlinear operator; piecewise-linear ones fold on constants."""
-        if isinstance(x, Known) and op in ("relu", "abs"):
-            fold = c.absolute if op == "abs" else lambda const: c.maximum(const, Const(np.zeros(())))
-            return Known(fold(c.as_float(x.const)), x.dtype)
-        return self.emit(op, [self.ref(x)], attrs)
+    def matmul(self, x: Value, y: Value) -> Value:
+        """x @ y on the last two axes of two values with equal leading axes, neither of them constant."""
+        return self.emit("matmul", [self.ref(x), self.ref(y)])
+
+    # -- nonlinear ---------------------------------------------------------------------------------
+
+    def elementwise(
+        self,
+        op: str,
+        x: Value,
+        attrs: dict[str, Any] | None = None,
+        params: dict[str, Const] | None = None,
+        dtype: int | None = None,
+    ) -> Value:
+        """An elementwise core operator; of a constant it is a constant."""
+        if isinstance(x, Known):
+            try:
+                const = fold(op, c.as_float(x.const), attrs or {}, params or {})
+            except DomainError as error:
+                raise InputError(f"{error} of a constant", hint="repair the model") from None
+            except ValueError as error:
+                raise Unsupported(str(error)) from None
+            return Known(const, x.dtype if dtype is None else dtype)
+        return self.emit(op, [x], attrs, params, dtype=dtype)
+
+    def relu(self, x: Value) -> Value:
+        """max(x, 0)."""
+        return self.elementwise("relu", x)
+
+    def step(self, x: Value, strict: bool) -> Value:
+        """1 where x > 0 (strict) or x ≥ 0, else 0: a boolean."""
+        return self.elementwise("step", x, {"strict": strict}, dtype=BOOL)
+
+    def clip(self, x: Value, lower: float, upper: float) -> Value:
+        """min(max(x, lower), upper), so ``upper`` wins where the two cross."""
+        if math.isnan(lower) or math.isnan(upper):
+            raise InputError("clips at NaN", hint="repair the model")
+        if lower == -math.inf and upper == math.inf:
+            return x
+        if lower == 0.0 and upper == math.inf:
+            return self.relu(x)
+        return self.elementwise("clip", x, {"lower": min(lower, upper), "upper": upper})
+
+    def larger(self, x: Value, y: Value) -> Value:
+        """max(x, y) = y + relu(x − y), with broadcasting."""
+        if isinstance(x, Known) and isinstance(y, Known):
+            return self.binary(x, y, c.maximum)
+        if isinstance(x, Known):
+            x, y = y, x
+        bound = _single(y)
+        if bound is not None:
+            return self.clip(self.expand(x, self.common(x.shape, y.shape)), bound, math.inf)
+        return self.add(self.relu(self.add(x, y, -1)), y)
+
+    def smaller(self, x: Value, y: Value) -> Value:
+        """min(x, y) = y − relu(y − x), with broadcasting."""
+        if isinstance(x, Known) and isinstance(y, Known):
+            return self.binary(x, y, c.minimum)
+        if isinstance(x, Known):
+            x, y = y, x
+        bound = _single(y)
+        if bound is not None:
+            return self.clip(self.expand(x, self.common(x.shape, y.shape)), -math.inf, bound)
+        return self.add(y, self.relu(self.add(y, x, -1)), -1)
+
+    def greatest(self, x: Value, axes: Sequence[int]) -> Value:
+        """Maximum over axes, which stay with length 1."""
+        axes = tuple(axis for axis in axes if x.shape[axis] != 1)
+        if not axes:
+            return x
+        if isinstance(x, Known):
+            value = x.const.value.max(axis=axes, keepdims=True)
+            error = None if x.const.error is None else x.const.error.max(axis=axes, keepdims=True)
+            return Known(c.make(value, error), x.dtype)
+        return self.emit("reduce_max", [x], {"axes": axes})
+
+    def softmax(self, x: Value, axis: int, log: bool = False) -> Value:
+        """softmax or log_softmax along one axis."""
+        if isinstance(x, Ref):
+            return self.emit("log_softmax" if log else "softmax", [x], {"axis": axis})
+        moved = self.add(x, self.greatest(x, [axis]), -1)
+        powers = self.elementwise("exp", moved)
+        total = self.total(powers, [axis])
+        return self.add(moved, self.elementwise("log", total), -1) if log else self.div(powers, total)
+
+
+def _single(y: Value) -> float | None:
+    """The number that a constant of one element holds exactly."""
+    if isinstance(y, Known) and y.const.value.size == 1 and y.const.error is None:
+        return float(y.const.value.reshape(-1)[0])
+    return None
 
 
 def finite(const: Const) -> bool:

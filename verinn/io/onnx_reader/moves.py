@@ -7,8 +7,11 @@ import math
 import numpy as np
 
 from verinn.errors import InputError, Unsupported
-from verinn.io.onnx_reader.builder import FLOATS, Known, Ref, Value, limited
+from verinn.io.onnx_reader.builder import BOOL, FLOATS, Known, Value, limited
 from verinn.io.onnx_reader.call import Call, axis_of, importer, integers
+from verinn.io.onnx_reader.compare import equal
+from verinn.io.onnx_reader.select import slice_by_value, truncated
+from verinn.io.onnx_reader.tensors import type_name
 from verinn.ir import const as c
 from verinn.ir.graph import Const
 
@@ -33,11 +36,17 @@ def _cast(call: Call) -> Value:
         return Known(_cast_constant(x.const, to), to)
     if to == x.dtype:
         return x
-    if to not in FLOATS or x.dtype not in FLOATS:
-        raise Unsupported("casts a value that depends on the input to or from a type that isn't float")
-    return Ref(x.name, x.shape, to)
+    if to == BOOL:
+        zero = Known(Const(np.array(0.0)), x.dtype)
+        return call.builder.flip(equal(call.builder, x, zero))
+    if to not in FLOATS and to not in _WIDE and x.dtype != BOOL:
+        raise Unsupported(f"casts a value that depends on the input to {type_name(to)}", hint="cast it to int64")
+    if to in FLOATS or x.dtype not in FLOATS:
+        return call.builder.retype(x, to)
+    return call.builder.retype(truncated(call.builder, x), to)
 
 
+_WIDE = (6, 7)
 _NARROW = {1: np.float32, 10: np.float16}
 _INTEGERS = {2: np.uint8, 3: np.int8, 4: np.uint16, 5: np.int16, 6: np.int32, 7: np.int64, 12: np.uint32, 13: np.uint64}
 
@@ -133,10 +142,12 @@ _TO_THE_END = (2**31 - 1, 2**63 - 1)
 def _slice(call: Call) -> Value:
     x = call.value()
     rank = len(x.shape)
+    axes = call.axes("axes", 3, rank)
+    if call.opset >= 10 and not (isinstance(call.value(1), Known) and isinstance(call.value(2), Known)):
+        return _slice_by_value(call, x, axes)
     begins, ends = call.ints("starts", 1, "the starts"), call.ints("ends", 2, "the ends")
     if begins is None or ends is None:
         raise InputError("has no starts or no ends")
-    axes = call.axes("axes", 3, rank)
     axes = list(range(len(begins))) if axes is None else axes
     strides = call.ints("steps", 4, "the steps") or [1] * len(begins)
     if not len(begins) == len(ends) == len(axes) == len(strides) or len(axes) > rank or 0 in strides:
@@ -150,6 +161,21 @@ def _slice(call: Call) -> Value:
         if len(span) < 2:
             steps[axis] = 1
     return call.builder.slice(x, starts, steps, sizes)
+
+
+def _slice_by_value(call: Call, x: Value, axes: list[int] | None) -> Value:
+    start, end = call.value(1), call.value(2)
+    axes = list(range(math.prod(start.shape))) if axes is None else axes
+    if (
+        start.shape != (len(axes),)
+        or end.shape != (len(axes),)
+        or set(call.ints("steps", 4, "the steps") or [1]) != {1}
+    ):
+        raise Unsupported("slices in steps, or along axes that aren't told, from places that depend on the input")
+    for number, axis in enumerate(axes):
+        ends = [call.builder.element(place, number) for place in (start, end)]
+        x = slice_by_value(call.builder, x, axis, *ends)
+    return x
 
 
 @importer("Split")
@@ -167,19 +193,6 @@ def _split(call: Call) -> list[Value | None]:
         raise InputError(f"splits {size} entries into {count} parts of {parts}")
     ends = np.cumsum(parts).tolist()
     return [call.builder.narrow(x, axis, end - part, part) for part, end in zip(parts, ends, strict=True)]
-
-
-@importer("Gather")
-def _gather(call: Call) -> Value:
-    x, indices = call.value(), call.known(1, "the index").const.value
-    axis = axis_of(int(call.attr("axis", 0)), len(x.shape))
-    if indices.dtype.kind not in "iu":
-        raise InputError("gathers by indices that are no integers")
-    size = x.shape[axis]
-    limited((*x.shape[:axis], indices.size, *x.shape[axis + 1 :]))
-    flat = [int(index) + size if index < 0 else int(index) for index in indices.reshape(-1)]
-    picked = call.builder.gather(x, axis, flat)
-    return call.builder.reshape(picked, (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))
 
 
 @importer("Expand")

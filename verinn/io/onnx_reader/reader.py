@@ -11,8 +11,23 @@ import numpy as np
 import onnx
 
 from verinn.errors import InputError, Unsupported
-from verinn.io.onnx_reader import affine, constants, moves, nonlinear
-from verinn.io.onnx_reader.builder import FLOATS, Builder, Ref, Value, limited
+from verinn.io.onnx_reader import (
+    affine,
+    compare,
+    constants,
+    einsum,
+    indices,
+    moves,
+    normal,
+    pools,
+    quantised,
+    recurrent,
+    reduce,
+    resize,
+    scalar,
+    transposed,
+)
+from verinn.io.onnx_reader.builder import FLOATS, Builder, Value, limited
 from verinn.io.onnx_reader.call import IMPORTERS, Call
 from verinn.io.onnx_reader.load import HOME, Model, check_names, inlined, label, load_model, needed_in_order, opset_of
 from verinn.io.onnx_reader.tensors import known_of, known_of_sparse, type_name
@@ -20,15 +35,37 @@ from verinn.ir.check import check_graph
 from verinn.ir.graph import Graph, Input, Node, Output, Shape
 
 # Importing these modules filled the registry.
-FAMILIES = (affine, constants, moves, nonlinear)
+FAMILIES = (
+    affine,
+    compare,
+    constants,
+    einsum,
+    indices,
+    moves,
+    normal,
+    pools,
+    quantised,
+    recurrent,
+    reduce,
+    resize,
+    scalar,
+    transposed,
+)
 
 
-def read_graph(model: str | Path | onnx.ModelProto | Model, *, hidden: Sequence[str] = ()) -> Graph:
+Box = tuple[np.ndarray, np.ndarray]
+
+
+def read_graph(
+    model: str | Path | onnx.ModelProto | Model, *, hidden: Sequence[str] = (), box: Box | None = None
+) -> Graph:
     """Read an ONNX model as a graph of core operators (``verinn.ops``), constants folded, dead nodes gone.
 
     Shapes are those of the file, unknown dimensions 1, the batch axis included. Weights are float64,
     exact; folded arithmetic carries error bounds. ``hidden`` names further tensors of the file, which
-    become outputs after the file's own. Raises InputError for a bad model and Unsupported for an
+    become outputs after the file's own. ``box``: lower and upper bounds of all inputs, flattened side by
+    side; where the model slices at places that depend on the inputs, the graph is right within the box
+    only, and without one such a model is Unsupported. Raises InputError for a bad model and Unsupported for an
     operator that isn't handled; both name the file and the node. Warns (UserWarning) where the shape
     that the file declares for an output is false, which ONNX Runtime ignores too. ``load_model`` parses
     a file once for this and for ``verinn.attack.replay.Original``.
@@ -36,7 +73,7 @@ def read_graph(model: str | Path | onnx.ModelProto | Model, *, hidden: Sequence[
     loaded = model if isinstance(model, Model) else load_model(model)
     try:
         with np.errstate(all="ignore"):
-            return _read(loaded, hidden)
+            return _read(loaded, hidden, box)
     except InputError as error:
         raise _told(error, file=loaded.file) from None
     except Exception as error:  # whatever a hostile file trips over outside of its nodes
@@ -44,7 +81,7 @@ def read_graph(model: str | Path | onnx.ModelProto | Model, *, hidden: Sequence[
         raise InputError(f"can't be read ({text})", file=loaded.file, hint="the model is malformed") from None
 
 
-def _read(loaded: Model, hidden: Sequence[str]) -> Graph:
+def _read(loaded: Model, hidden: Sequence[str], box: Box | None) -> Graph:
     opset = opset_of(loaded.proto)
     proto = inlined(loaded.proto)
     graph = proto.graph
@@ -54,7 +91,7 @@ def _read(loaded: Model, hidden: Sequence[str]) -> Graph:
     nodes = needed_in_order(graph, wanted)
     builder = Builder()
     values = _Values(graph, loaded.folder)
-    inputs = _inputs(graph, builder, values)
+    inputs = _inputs(graph, builder, values, box)
     for node in nodes:
         _import(node, builder, values, opset)
     outputs = tuple(_output(name, builder, values) for name in wanted)
@@ -91,8 +128,8 @@ def _told(error: InputError, *, file: str | None = None, place: str | None = Non
     return type(error)(error.problem, file=error.file or file, place=error.place or place, hint=error.hint)
 
 
-def _inputs(graph: onnx.GraphProto, builder: Builder, values: _Values) -> tuple[Input, ...]:
-    inputs = []
+def _inputs(graph: onnx.GraphProto, builder: Builder, values: _Values, box: Box | None) -> tuple[Input, ...]:
+    inputs, start = [], 0
     for info in graph.input:
         if info.name in values.weights:  # older files list their weights as inputs too
             continue
@@ -101,7 +138,10 @@ def _inputs(graph: onnx.GraphProto, builder: Builder, values: _Values) -> tuple[
         except InputError as error:
             raise _told(error, place=f"input '{info.name}'") from None
         inputs.append(Input(info.name, shape, type_name(elem_type)))
-        values.made[info.name] = Ref(builder.fresh(info.name), shape, elem_type)
+        end = start + math.prod(shape)
+        part = None if box is None else (box[0][start:end].reshape(shape), box[1][start:end].reshape(shape))
+        values.made[info.name] = builder.take_input(info.name, shape, elem_type, part)
+        start = end
     if not inputs:
         raise InputError("has no inputs", hint="a network needs at least one")
     return tuple(inputs)
