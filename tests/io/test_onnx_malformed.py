@@ -52,7 +52,7 @@ def test_recipe_and_files_agree() -> None:
 
 
 def test_unsupported_is_told_from_damaged() -> None:
-    for name in ("unknown_operator", "custom_domain", "loop", "string_input", "product_of_variables"):
+    for name in ("unknown_operator", "custom_domain", "loop", "string_input", "cast_that_wraps"):
         with pytest.raises(Unsupported):
             read_graph(FOLDER / f"{name}.onnx")
     with pytest.raises(InputError) as caught:

@@ -265,11 +265,9 @@ def test_products_of_floats_are_bounded() -> None:
 # -- refusals that depend on more than one node ------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("op", "attrs"), [("Softmax", {}), ("ConvTranspose", {}), ("Sign", {}), ("Floor", {}), ("Exp", {}), ("LSTM", {})]
-)
-def test_later_operators_are_named(op: str, attrs: dict[str, object]) -> None:
-    model = build([n(op, "x", "y", **attrs)])
+@pytest.mark.parametrize("op", ["TopK", "NonMaxSuppression", "Loop", "RandomNormalLike", "GridSample"])
+def test_later_operators_are_named(op: str) -> None:
+    model = build([n(op, "x", "y")])
     with pytest.raises(Unsupported, match=rf"^net: node '{op}>y' \({op}\): operator {op} isn't supported"):
         read_graph(model)
 

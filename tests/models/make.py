@@ -306,14 +306,14 @@ def sequence_input() -> bytes:
     return dump(pack([at], inputs=[sequence], initial=[weight("zero", np.array(0))]))
 
 
-@case("node 'cast_1' (Cast)", "isn't float")
+@case()
 def integer_arithmetic() -> bytes:
     cast = node("Cast", "x", "f", to=FLOAT)
     gemm = node("Gemm", "f w b", "h")
     return dump(pack([cast, gemm, RELU], inputs=[value("x", [1, 3], TensorProto.INT64)]))
 
 
-@case("node 'add_1' (Add)", "integers")
+@case()
 def integer_sum() -> bytes:
     add = node("Add", "x x", "y")
     kind = TensorProto.INT64
@@ -406,7 +406,7 @@ def impossible_reshape() -> bytes:
     return dump(pack([node("Reshape", "x s", "y")], initial=[weight("s", np.array([1, 2]))]))
 
 
-@case("node 'gather_1' (Gather)", "out of range")
+@case("node 'gather_1' (Gather)", "index 3")
 def gather_outside() -> bytes:
     return dump(pack([node("Gather", "x i", "y", axis=1)], initial=[weight("i", np.array([0, 3]))]))
 
@@ -439,9 +439,73 @@ def wrong_attribute_type() -> bytes:
     return dump(pack([node("Transpose", "x", "y", perm="upside down")]))
 
 
-@case("node 'mul_1' (Mul)", "depend on the input")
+@case()
 def product_of_variables() -> bytes:
-    return dump(pack([node("Mul", "x x", "y")]))
+    return dump(pack([node("Mul", "x x", "y")], outputs=[value("y", [1, 3])]))
+
+
+@case("node 'topk_1' (TopK)", "isn't supported")
+def places_of_the_greatest() -> bytes:
+    return dump(pack([node("TopK", "x k", "y i")], initial=[weight("k", np.array([2]))]))
+
+
+@case("node 'slice_1' (Slice)", "as many entries as the input says")
+def size_from_input() -> bytes:
+    nodes = [node("Cast", "x", "s", to=TensorProto.INT64), node("Slice", "s zero one one", "e", "first")]
+    nodes += [node("Reshape", "e flat", "f"), node("Slice", "x zero f one", "y")]
+    initial = [weight("zero", np.array([0])), weight("one", np.array([1])), weight("flat", np.array([-1]))]
+    return dump(pack(nodes, initial=initial))
+
+
+@case("node 'convtranspose_1' (ConvTranspose)", "output_shape")
+def output_shape_too_large() -> bytes:
+    conv = node("ConvTranspose", "x k", "y", output_shape=[99])
+    return dump(pack([conv], inputs=[value("x", [1, 1, 4])], initial=[weight("k", np.ones((1, 1, 2), np.float32))]))
+
+
+@case("node 'einsum_1' (Einsum)", "ij,jk->iz")
+def einsum_from_nowhere() -> bytes:
+    return dump(pack([node("Einsum", "x w", "y", equation="ij,jk->iz")]))
+
+
+@case("node 'resize_1' (Resize)", "scales")
+def resize_by_nothing() -> bytes:
+    return dump(
+        pack(
+            [node("Resize", "x e s", "y")],
+            initial=[weight("e", np.zeros(0, np.float32)), weight("s", np.array([1, -2], np.float32))],
+        )
+    )
+
+
+@case("node 'lstm_1' (LSTM)", "input 1 has the shape")
+def lstm_weights_misshapen() -> bytes:
+    lstm = node("LSTM", "x w r", "y", hidden_size=2)
+    initial = [weight("w", np.ones((1, 7, 3), np.float32)), weight("r", np.ones((1, 8, 2), np.float32))]
+    return dump(pack([lstm], inputs=[value("x", [4, 1, 3])], initial=initial))
+
+
+@case("node 'log_1' (Log)", "of a constant")
+def log_of_a_negative_constant() -> bytes:
+    nodes = [node("Log", "c", "l"), node("Add", "x l", "y")]
+    return dump(pack(nodes, initial=[weight("c", np.array([1, -1, 2], np.float32))]))
+
+
+@case("node 'groupnormalization_1' (GroupNormalization)", "in 2 groups")
+def groups_that_do_not_divide() -> bytes:
+    norm = node("GroupNormalization", "x s s", "y", num_groups=2)
+    return dump(pack([norm], inputs=[value("x", [1, 3, 4])], initial=[weight("s", np.ones(3, np.float32))], opset=21))
+
+
+@case("node 'cast_1' (Cast)", "uint8")
+def cast_that_wraps() -> bytes:
+    return dump(pack([node("Cast", "x", "y", to=TensorProto.UINT8)], outputs=[value("y", [1, 3], TensorProto.UINT8)]))
+
+
+@case("node 'scatternd_1' (ScatterND)", "places")
+def scatter_misshapen() -> bytes:
+    nodes = [node("ScatterND", "x i x", "y")]
+    return dump(pack(nodes, initial=[weight("i", np.array([[0, 1]]))]))
 
 
 @case("node 'reshape_1' (Reshape)", "depends on the input")

@@ -168,7 +168,10 @@ def _points(
         if index < samples and low.size == flat.shape[1]:
             flat[index] = low + rng.random(low.size) * (np.maximum(low, high) - low)
     ends = np.cumsum(sizes)[:-1]
-    parts = np.split(flat, ends, axis=1)
+    parts = [
+        part if value.dtype in _ROUNDING else _whole(part, value.dtype)
+        for part, value in zip(np.split(flat, ends, axis=1), graph.inputs, strict=True)
+    ]
     narrow = {"float16": np.float16, "bfloat16": np.float16}
     return [
         torch.from_numpy(
@@ -176,6 +179,14 @@ def _points(
         )
         for part, value in zip(parts, graph.inputs, strict=True)
     ]
+
+
+def _whole(part: np.ndarray, dtype: str) -> np.ndarray:
+    """Whole numbers for an input of an integer type, 0 and 1 for a boolean one."""
+    whole = np.rint(part)
+    if dtype == "bool":
+        return np.asarray(whole % 2)
+    return np.abs(whole) if dtype.startswith("u") else whole
 
 
 def _compare(ours: np.ndarray, theirs: np.ndarray, spread: np.ndarray, file: str, name: str) -> None:

@@ -27,7 +27,7 @@ from verinn.io.onnx_reader import (
     scalar,
     transposed,
 )
-from verinn.io.onnx_reader.builder import FLOATS, Builder, Value, limited
+from verinn.io.onnx_reader.builder import Builder, Value, limited
 from verinn.io.onnx_reader.call import IMPORTERS, Call
 from verinn.io.onnx_reader.load import HOME, Model, check_names, inlined, label, load_model, needed_in_order, opset_of
 from verinn.io.onnx_reader.tensors import known_of, known_of_sparse, type_name
@@ -207,8 +207,6 @@ def _output(name: str, builder: Builder, values: _Values) -> Output:
     value = values.get(name)
     if value is None:
         raise InputError("no such tensor in the model", place=f"tensor '{name}'", hint="check the name")
-    if value.dtype not in FLOATS:
-        raise Unsupported(f"is of the type {type_name(value.dtype)}", place=place, hint="only float outputs are")
     if math.prod(value.shape) == 0:
         raise InputError("is empty", place=place, hint="the model is damaged")
     builder.here, builder.base = name, name

@@ -174,8 +174,10 @@ def _pow(call: Call) -> Value:
         base = builder.elementwise("log", builder.retype(x, y.dtype) if x.dtype not in FLOATS else x)
         return builder.retype(builder.elementwise("exp", builder.mul(y, base)), x.dtype)
     values = np.unique(y.const.value)
-    if values.size != 1 or y.const.error is not None:
-        raise Unsupported("takes several powers at once, or one that isn't known exactly", hint="one is supported")
+    if y.const.error is not None:
+        raise Unsupported("takes a power that isn't known exactly")
+    if values.size != 1:
+        return _several_powers(builder, x, y)
     exponent, shape = float(values[0]), builder.common(x.shape, y.shape)
     if isinstance(x, Known) and x.dtype not in FLOATS:
         return _whole_power(builder, x, exponent, shape)
@@ -189,6 +191,21 @@ def power(builder: Builder, x: Value, exponent: float) -> Value:
     if exponent < 0.0:
         return builder.elementwise("reciprocal", power(builder, x, -exponent))
     return builder.elementwise("sqrt", x) if exponent == 0.5 else builder.power(x, exponent)
+
+
+def _several_powers(builder: Builder, x: Value, y: Known) -> Value:
+    """Elements of their own powers, one power after the other."""
+    shape = builder.common(x.shape, y.shape)
+    powers = np.broadcast_to(y.const.value, shape).reshape(-1)
+    flat = builder.reshape(builder.expand(x, shape), (powers.size,))
+    parts, order = [], np.zeros(powers.size, np.int64)
+    done = 0
+    for exponent in np.unique(powers):
+        places = np.flatnonzero(powers == exponent)
+        parts.append(power(builder, builder.gather(flat, 0, places.tolist()), float(exponent)))
+        order[places] = done + np.arange(places.size)
+        done += places.size
+    return builder.reshape(builder.gather(builder.concat(parts, 0), 0, order.tolist()), shape)
 
 
 def _whole_power(builder: Builder, x: Known, exponent: float, shape: tuple[int, ...]) -> Value:
