@@ -186,7 +186,7 @@ def _whole(part: np.ndarray, dtype: str) -> np.ndarray:
     whole = np.rint(part)
     if dtype == "bool":
         return np.asarray(whole % 2)
-    return np.abs(whole) if dtype.startswith("u") else whole
+    return np.asarray(np.abs(whole) if dtype.startswith("u") else whole)
 
 
 def _compare(ours: np.ndarray, theirs: np.ndarray, spread: np.ndarray, file: str, name: str) -> None:
