@@ -1,17 +1,22 @@
-"""The Python API: ``verify`` a property of a model, ``describe`` both."""
+"""The Python API: ``verify`` a property of a model, ``describe`` both, ``bounds`` of any value of a graph."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from verinn.bounds.node import Bounds, Climb, bound_value
+from verinn.bounds.perturbation import Perturbation
+from verinn.errors import InputError
 from verinn.io.onnx_reader import load_model, read_graph
+from verinn.io.onnx_reader.weights import weights_as_inputs
 from verinn.io.vnnlib import read_query
+from verinn.ir.graph import Graph
 from verinn.ir.query import Query
 from verinn.options import Options
 from verinn.passes.simplify import simplify
@@ -36,6 +41,58 @@ def verify(
     """
     query = prop if isinstance(prop, Query) else read_query(prop)
     return solve(build(models, query, options.seed), options, progress)
+
+
+def load(model: Source, weights: Sequence[str] = (), nodes: Sequence[str] = ()) -> Graph:
+    """A model as the graph that ``bounds`` computes with: to read it once and bound it often.
+
+    ``weights``: initializers that become inputs of the graph, so that they can be perturbed, or trained.
+    ``nodes``: inner tensors to be bounded. Raises InputError like ``verify``.
+    """
+    loaded = load_model(model)
+    if weights:
+        loaded = weights_as_inputs(loaded, weights)
+    return simplify(read_graph(loaded, hidden=list(nodes)))
+
+
+def bounds(
+    model: Source | Graph,
+    sets: Perturbation | Mapping[str, Perturbation],
+    node: str | None = None,
+    *,
+    method: str = "crown",
+    dtype: torch.dtype = torch.float64,
+    forms: bool = False,
+    steps: int = 20,
+    rows: Any = None,
+) -> Bounds:
+    """Lower and upper bounds of a tensor of a model over perturbed inputs and weights, differentiable.
+
+    ``model``: a path, an onnx.ModelProto, or a graph from ``load``. ``sets``: what each input may be (Box, Ball,
+    Polytope, Substitutions), by name; a set alone is the only input's. A name of an initializer perturbs that
+    weight. ``node``: the name of an output or of an inner tensor; the first output when left out.
+    ``method``: "ibp", "crown", or "alpha-crown" with ``steps`` steps of ascent. ``dtype``: of the backward passes,
+    float64 or float32; bounds hold in exact arithmetic with either, and are float64. ``forms``: return the
+    linear forms, too. ``rows`` (M, elements): bound these combinations of the tensor's elements, such as margins
+    between classes, instead of the elements. Gradients flow to the tensors that the sets are made of.
+
+    Raises InputError.
+    """
+    if dtype not in (torch.float32, torch.float64):
+        raise InputError(f"bounds in {dtype} are not supported", hint="take float64 or float32")
+    graph = model if isinstance(model, Graph) else _graph_for(model, sets, node)
+    if isinstance(sets, Perturbation):
+        sets = {graph.inputs[0].name: sets}
+    return bound_value(graph, sets, node or graph.outputs[0].name, method, dtype, forms, Climb(steps), rows)
+
+
+def _graph_for(model: Source, sets: Perturbation | Mapping[str, Perturbation], node: str | None) -> Graph:
+    """The graph of a model with the weights that are perturbed as inputs."""
+    loaded = load_model(model)
+    held = {tensor.name for tensor in loaded.proto.graph.initializer}
+    weights = [name for name in sets if name in held] if isinstance(sets, Mapping) else []
+    outputs = {value.name for value in loaded.proto.graph.output}
+    return load(model, weights, [] if node is None or node in outputs else [node])
 
 
 @dataclass(frozen=True)
@@ -108,4 +165,4 @@ def _unstable(problem: Problem) -> int | None:
     return count
 
 
-__all__ = ["DEFAULTS", "Description", "Options", "describe", "verify"]
+__all__ = ["DEFAULTS", "Bounds", "Description", "Options", "bounds", "describe", "load", "verify"]

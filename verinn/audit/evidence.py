@@ -39,8 +39,7 @@ def lines(truth: Truth) -> list[tuple[str, str]]:
     if truth.hidden is not None:
         told.append(("attacks", "every recorded attack missed it" if truth.hidden else "an attack finds it"))
     for name, values in truth.witness.items():
-        what = "counterexample" if truth.label == "sat" else "nearest to one"
-        told.append((f"{name}, {what}", decimals(values)))
+        told.append((f"{name} (input)", decimals(values)))
     for name, values in truth.exact.items():
         told.append((f"{name} exactly", decimals(values)))
     for name, values in truth.runtime.items():
