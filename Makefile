@@ -3,6 +3,7 @@
 # make install   make an environment only
 # make gpu       run the tests that need a CUDA device; without one they are skipped
 # make performance   measure bounds and domains a second on this machine
+# make audit     run verinn on the soundness suite; another verifier: TOOL=maraboupy ARGS="--python its/python"
 # make compare       run verinn and the verifiers installed beside it on a list of instances: LIST=suite.csv
 #
 # The environment is .venv; it is made again only when pyproject.toml or constraints.txt change.
@@ -19,7 +20,11 @@ WORKERS ?= 2
 # What `make compare` runs.
 LIST ?= $(DIGITS)
 
-.PHONY: example test install lint slow gpu performance compare clean
+# What `make audit` runs, and on what.
+TOOL ?= verinn
+SUITE ?= soundness
+
+.PHONY: example test install lint slow gpu performance compare audit clean
 
 example: $(VENV)/.installed
 	@echo "== could a small change make the network misread a digit? here it can not: unsat"
@@ -44,6 +49,9 @@ install: $(VENV)/.installed
 
 performance: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.performance
+
+audit: $(VENV)/.installed
+	$(BIN)/verinn audit run $(SUITE) --tool $(TOOL) --jobs $(WORKERS) $(ARGS)
 
 compare: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.compare $(LIST)

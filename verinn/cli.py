@@ -21,6 +21,7 @@ commands:
   bench FOLDER_OR_CSV [options]                 run a list of instances
   audit run [SUITE] [options]                   run instances of known truth against any verifier
   audit replay SUITE ID [options]               show one of them, its truth, and what a verifier says
+  audit mutants [SUITE] [options]               inject faults into verinn, and see which family catches them
   audit build --seed S --out DIR                make a soundness suite: networks whose exact truth is known
   supports --CAPABILITY                         the VNN-LIB standard's questions (also: capabilities)
 
@@ -33,6 +34,7 @@ COMMANDS = {
     "region": "verinn.face.region",
     "bench": "verinn.bench",
     "audit run": "verinn.face.audit_run",
+    "audit mutants": "verinn.face.audit_mutants",
     "audit replay": "verinn.face.audit_replay",
     "audit build": "verinn.face.audit_build",
     "supports": "verinn.face.supports",

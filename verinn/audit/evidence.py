@@ -39,7 +39,8 @@ def lines(truth: Truth) -> list[tuple[str, str]]:
     if truth.hidden is not None:
         told.append(("attacks", "every recorded attack missed it" if truth.hidden else "an attack finds it"))
     for name, values in truth.witness.items():
-        told.append((f"{name} (input)", decimals(values)))
+        what = "counterexample" if truth.label == "sat" else "nearest to one"
+        told.append((f"{name}, {what}", decimals(values)))
     for name, values in truth.exact.items():
         told.append((f"{name} exactly", decimals(values)))
     for name, values in truth.runtime.items():

@@ -7,7 +7,19 @@ import re
 from pathlib import Path
 
 from verinn.audit import evidence, plots
-from verinn.audit.findings import ALARMS, ERROR, FALSE_SAT, FALSE_WITNESS, GROUPINGS, REFUTED, UNSOUND, counts, shares
+from verinn.audit.findings import (
+    ALARMS,
+    ERROR,
+    FALSE_SAT,
+    FALSE_WITNESS,
+    GROUPINGS,
+    REFUTED,
+    SOLVED,
+    UNGROUPED,
+    UNSOUND,
+    counts,
+    shares,
+)
 from verinn.audit.report import MEANINGS, Audit
 from verinn.audit.runner import REFUSED
 
@@ -68,12 +80,12 @@ _SHORT = {
 def _plots(audit: Audit) -> list[str]:
     drawn = []
     for name in GROUPINGS:
-        parts = shares(audit.found, GROUPINGS[name])
+        parts = [part for part in shares(audit.found, GROUPINGS[name]) if part.group != UNGROUPED]
         for start in range(0, len(parts), _MOST_GROUPS):
             title = f"by {name}" if start == 0 else f"by {name}, continued"
             if len(parts) > 1:
                 drawn.append(plots.bars(parts[start : start + _MOST_GROUPS], title))
-    return [*drawn, plots.times(audit.found)] if audit.found else []
+    return [*drawn, plots.times(audit.found)] if audit.of(SOLVED) else drawn
 
 
 def _errors(audit: Audit) -> list[tuple[str, list[str]]]:

@@ -29,8 +29,9 @@ _BAR = 0.27  # inches a bar
 def bars(parts: Sequence[Share], title: str) -> str:
     """A stacked bar for each group: how many instances came out how."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(7.6, 0.9 + _BAR * len(parts)))
+    figure = Figure(figsize=(7.0, 0.95 + _BAR * len(parts)), layout="constrained")
     axes = figure.add_subplot()
     places = range(len(parts))
     left = [0] * len(parts)
@@ -47,6 +48,7 @@ def bars(parts: Sequence[Share], title: str) -> str:
         left = [start + size for start, size in zip(left, sizes, strict=True)]
     axes.set_yticks(list(places), [part.group for part in parts], fontsize=8)
     axes.set_ylim(len(parts) - 0.4, -0.6)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("instances", fontsize=8)
     axes.set_title(title, fontsize=9.5, loc="left", fontweight="bold")
     _tidy(axes)
@@ -57,7 +59,7 @@ def times(found: Sequence[Finding]) -> str:
     """Instances solved within a time, on a logarithmic scale of seconds."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.6, 2.4))
+    figure = Figure(figsize=(7.0, 2.6), layout="constrained")
     axes = figure.add_subplot()
     for verdict, colour in (("sat", "#1d6fa5"), ("unsat", COLOURS[SOLVED])):
         seconds = sorted(f.claim.seconds for f in found if f.kind == SOLVED and f.claim.verdict == verdict)
@@ -86,7 +88,7 @@ def _svg(figure: Any, name: str) -> str:
 
     stream = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": "verinn", "svg.fonttype": "none", "font.family": "sans-serif"}):
-        figure.savefig(stream, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
     text = stream.getvalue()
     text = text[text.index("<svg") :].strip()
     key = "".join(letter for letter in name if letter.isalnum())

@@ -1,0 +1,37 @@
+"""What a mutant is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from verinn.audit.instance import Instance
+from verinn.audit.mutants.patch import Patch
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A fault and how it is injected.
+
+    ``room``: where the fault sits. ``fault``: what is wrong, in a line. ``apply``: injects it. ``blind``: no
+    counterexample may be found, by attack or luck, so that only proofs speak: a fault in a proof shows as a
+    wrong `unsat` rather than being covered by a quick attack. ``unguarded``: the comparison with ONNX Runtime
+    at load is off, which would refuse the model before the fault can show. ``helper``: the search may start its
+    second process. ``where``: words of families, operators or shapes on which it is tried first.
+    """
+
+    name: str
+    room: str
+    fault: str
+    apply: Callable[[Patch], None]
+    blind: bool = True
+    unguarded: bool = False
+    helper: bool = False
+    where: tuple[str, ...] = ()
+
+    def rank(self, instance: Instance) -> tuple[int, float, int]:
+        """Where the instance stands in the order in which they are tried: apt ones first, small ones first."""
+        words = {instance.family, instance.shape, *instance.operators}
+        text = " ".join(words).lower()
+        place = next((i for i, word in enumerate(self.where) if word.lower() in text), len(self.where))
+        return place, float(instance.inputs > 12), instance.parameters
