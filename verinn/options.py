@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+#: what decides: halved boxes, split ReLU phases, Z3, or integer programmes
+ENGINES = ("auto", "boxes", "phases", "smt", "milp")
+
 
 @dataclass(frozen=True)
 class Options:
@@ -11,6 +14,7 @@ class Options:
 
     ``deadline`` is a time.monotonic() value; None means no limit.
     ``device``: "auto", "cpu" or "cuda". ``memory``: bytes that one batch of domains may take.
+    ``engine``: one of ``ENGINES``; "auto" leaves it to the plan.
     """
 
     deadline: float | None = None
@@ -19,3 +23,4 @@ class Options:
     memory: int = 2 << 30
     attack: bool = True
     threads: int | None = None
+    engine: str = "auto"

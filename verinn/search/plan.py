@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -54,7 +54,7 @@ class Facts:
 class Plan:
     """How a problem is attacked. All of it follows from the facts and the options."""
 
-    engine: str  # what is split: "boxes" of inputs (and late ReLUs), or "phases" of ReLUs
+    engine: str  # what is split: "boxes" of inputs (and late ReLUs), or "phases" of ReLUs; or "smt", "milp"
     device: str
     dtype: str  # of the search
     points: int  # of the first attack
@@ -107,11 +107,12 @@ def plan_of(facts: Facts, options: Options) -> Plan:
     work = facts.products + 30 * facts.elements  # of one evaluation; an element costs memory traffic too
     per_domain = 8 * facts.widest * max(8, min(facts.widest, 128)) * 6
     fit = max(1, options.memory // per_domain)
-    phases = facts.relus > 0 and (facts.free_inputs > 32 or (not small and facts.free_inputs > 8))
+    engine = _engine(facts, options.engine, small)
+    phases = engine == "phases"
     if phases:  # some tens of tensors of the size of all values, for each domain
         fit = max(1, options.memory // (4 * 40 * facts.elements))
     return Plan(
-        engine="phases" if phases else "boxes",
+        engine=engine,
         device=device,
         dtype="float64" if small and not phases else "float32",
         points=int(min(4096, max(16, 20_000_000_000 // (work * 40 * 3)))),
@@ -123,6 +124,16 @@ def plan_of(facts: Facts, options: Options) -> Plan:
         workers=cores if phases and device == "cpu" else 1,
         neurons=60 if facts.free_inputs <= 32 else 1 << 30,
         depth=max(6, round(2.4 * facts.free_inputs)),
+    )
+
+
+def _engine(facts: Facts, wanted: str, small: bool) -> str:
+    if wanted == "phases" and not facts.relus:
+        raise InputError("the network has no ReLU to split", place="--engine phases", hint="use auto, boxes or smt")
+    if wanted != "auto":
+        return wanted
+    return (
+        "phases" if facts.relus > 0 and (facts.free_inputs > 32 or (not small and facts.free_inputs > 8)) else "boxes"
     )
 
 
@@ -178,7 +189,7 @@ class _Run:
             if witness is not None:
                 return self._result(Verdict.SAT, witness)
         unbounded = [spec for spec in specs if not bool((spec.lower.isfinite() & spec.upper.isfinite()).all())]
-        if unbounded:
+        if unbounded and self.plan.engine != "smt":
             return self._result(Verdict.UNKNOWN, reason="an input is unbounded: no bound can be computed over it")
         return self._search(specs, device)
 
@@ -232,21 +243,46 @@ class _Run:
         return self._result(Verdict.UNSAT)
 
     def _searched(self, spec: Spec, program: Program, attacker: Program, referee: Program) -> Outcome:
-        """Branch and bound on one group of cases."""
+        """One group of cases, by the plan's engine."""
         plan, attempt = self.plan, partial(self._confirm, spec)
+        if plan.engine == "smt":
+            return self._exactly(spec)
         attack = partial(self._attack_domains, attacker, spec) if self.options.attack else None
         limits = Limits(plan.batch, plan.helper, self.expired, attack, plan.crowd)
         budget = self.options.memory // 8
         base = program if plan.engine == "boxes" else referee
         task = Task(base, spec, referee, neurons=plan.neurons, depth=plan.depth, budget=budget)
         # where contraction decides phases from the inputs, halving them is the better search however many they are
-        if plan.engine == "phases" and task.contractor is None:
+        if plan.engine == "phases" and (task.contractor is None or self.options.engine == "phases"):
             told, workers = self._search_told, plan.workers
             outcome = search_phases(program, referee, spec, limits, attempt, told, plan.batch, budget, workers)
             others = self.facts.neurons > self.facts.relus
             if outcome.verdict is not Verdict.UNKNOWN or not others:
                 return outcome  # else what other nonlinearities leave open may fall to smaller boxes
         return search(task, limits, attempt, self._search_told)
+
+    def _exactly(self, spec: Spec) -> Outcome:
+        """A group of cases, case by case, by Z3."""
+        from verinn.search.smt import Exactly, SmtLimits, decide
+
+        program = Program.prepare(self.problem.graph, torch.float64)
+        limits = SmtLimits(self.expired, self._left, seed=self.options.seed)
+        domains, reasons = 0, []
+        for number, case in enumerate(spec.cases):
+            task = Exactly(program, case, number, self.problem.query)
+            outcome = decide(task, limits, partial(self._confirm, spec), self._search_told)
+            domains += outcome.domains
+            if outcome.verdict in (Verdict.SAT, Verdict.TIMEOUT):
+                return replace(outcome, domains=domains)
+            if outcome.verdict is Verdict.UNKNOWN:
+                reasons.append(outcome.reason)
+        if reasons:
+            return Outcome(Verdict.UNKNOWN, reason=reasons[0], domains=domains)
+        return Outcome(Verdict.UNSAT, domains=domains)
+
+    def _left(self) -> float:
+        """Seconds until the deadline."""
+        return math.inf if self.options.deadline is None else self.options.deadline - time.monotonic()
 
     def _confirm(self, spec: Spec, point: Tensor, case: Tensor) -> Witness | None:
         """Round a point to float32 inside its case's witness box and replay it on the original model."""

@@ -147,12 +147,22 @@ def _affine(builder: Builder, step: Step, values: dict[str, np.ndarray], ranges:
     several = len(found.matrices) > 1 and step.node.op == "sum"
     for slot in range(len(found.matrices)) if several else mixes:
         name = step.node.inputs[slot]
-        values[name] = _defined(builder, name, values[name], ranges.get(name))
+        if not _small(values[name]):
+            values[name] = _defined(builder, name, values[name], ranges.get(name))
     sources = [values[name] for name in step.node.inputs]
     known = [ranges.get(name) for name in step.node.inputs]
     return [
         _row(builder, found, i, f"{step.node.name}[{i}]", sources, known) for i in range(math.prod(step.node.shape))
     ]
+
+
+def _small(forms: np.ndarray) -> bool:
+    """Whether forms are over no more variables than there are of them: then what mixes them is no longer for
+    being composed, and a solver's programme has fewer variables."""
+    used: set[int] = set()
+    for form in forms:
+        used.update(form.terms)
+    return len(used) <= sum(not form.constant for form in forms)
 
 
 def _defined(builder: Builder, name: str, forms: np.ndarray, ends: Ends | None) -> np.ndarray:

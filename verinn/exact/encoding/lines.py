@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -21,12 +21,11 @@ def lines_over(node: Node, low: Tensor, high: Tensor, every: bool = True) -> lis
     """Lines over ranges (D, *shape), float64; more than one choice of them where there is a choice (``every``)."""
     op = OPS[node.op]
     assert isinstance(op, Elementwise)
-    found = [op.lines(node, low, high)]
-    slots = int(getattr(op, "slots", 1))
-    if every and slots:
-        shape = low.shape if slots == 1 else (len(low), slots, *low.shape[1:])
-        found += [op.lines(node, low, high, torch.full(shape, end, dtype=low.dtype)) for end in (0.0, 1.0)]
-    return found
+    if not every or not op.slots:
+        return [op.lines(node, low, high)]
+    shape = low.shape if op.slots == 1 else (len(low), op.slots, *low.shape[1:])
+    found = [op.lines(node, low, high, torch.full(shape, end, dtype=low.dtype)) for end in (0.0, 1.0)]
+    return found if op.slots == 1 else [*found, op.lines(node, low, high)]
 
 
 def range_over(node: Node, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,18 +36,28 @@ def range_over(node: Node, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def comparisons(
-    lines: Lines, place: tuple[int, ...], x: Form, y: Form, ends: tuple[float, float], exactly: bool = False
-) -> Iterator[Comparison]:
+    every: Sequence[Lines], place: tuple[int, ...], x: Form, y: Form, ends: tuple[float, float], exactly: bool = False
+) -> list[Comparison]:
     """One element's lines, as comparisons that hold for x in ``ends``; made short unless ``exactly``."""
+    found: dict[tuple[bool, Fraction, Fraction], Comparison] = {}
+    for lines in every:
+        for over, slope, offset in _fractions(lines, place, ends, exactly):
+            above = mixed([(slope, x), (Fraction(-1), y)], offset)  # line − y
+            found[over, slope, offset] = Comparison(above * Fraction(-1) if over else above, "<=")
+    return list(found.values())
+
+
+def _fractions(
+    lines: Lines, place: tuple[int, ...], ends: tuple[float, float], exactly: bool
+) -> Iterator[tuple[bool, Fraction, Fraction]]:
+    """Whether it is the upper one, slope and offset of each line of one element."""
     pairs = ((lines.lower_slope, lines.lower_offset, False), (lines.upper_slope, lines.upper_offset, True))
     for slopes, offsets, over in pairs:
         slope = float(slopes.expand_as(lines.upper_slope)[place])
         offset = 0.0 if offsets is None else float(offsets.expand_as(lines.upper_slope)[place])
         line = _line(slope, offset, ends, over, exactly)
         if line is not None:
-            s, t = line
-            above = mixed([(s, x), (Fraction(-1), y)], t)  # line − y
-            yield Comparison(above if not over else above * Fraction(-1), "<=")
+            yield over, *line
 
 
 def _line(
@@ -83,8 +92,7 @@ def curve_cell(curve: Curve, low: float, high: float, exactly: bool) -> list[Com
     least, most = range_over(node, *ends)
     found = ranged(y, float(least[place]), float(most[place]))
     if math.isfinite(low) and math.isfinite(high):
-        for lines in lines_over(node, *ends, every=low < high):
-            found.extend(comparisons(lines, place, x, y, (low, high), exactly))
+        found.extend(comparisons(lines_over(node, *ends, every=low < high), place, x, y, (low, high), exactly))
     return found
 
 

@@ -194,12 +194,12 @@ def _weaken(builder: Builder, site: Site, open_: Sequence[tuple[int, Form]], mad
         return
     shape = site.node.shape
     low, high = (torch.from_numpy(end.reshape(1, *shape)) for end in site.ranges[0])
-    for lines in lines_over(site.node, low, high):
-        for i, x in open_:
-            place = (0, *map(int, np.unravel_index(i, shape)))
-            ends = float(site.ranges[0][0][i]), float(site.ranges[0][1][i])
-            if all(map(math.isfinite, ends)):
-                builder.weak.extend(comparisons(lines, place, x, made[i], ends))
+    every = lines_over(site.node, low, high)
+    for i, x in open_:
+        place = (0, *map(int, np.unravel_index(i, shape)))
+        ends = float(site.ranges[0][0][i]), float(site.ranges[0][1][i])
+        if all(map(math.isfinite, ends)):
+            builder.weak.extend(comparisons(every, place, x, made[i], ends))
 
 
 # -- steps and integers ---------------------------------------------------------------------------

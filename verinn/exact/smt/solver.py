@@ -7,6 +7,7 @@ interrupt, an exception, an answer nobody knows: all of them are `unknown`.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -19,6 +20,13 @@ from verinn.exact.encoding import formula as f
 from verinn.exact.encoding.formula import Comparison, Condition, Encoding, Form, Key
 from verinn.exact.smt.guard import Gone, Interrupted, guarded
 
+#: what a literal of a domain says: ("bound", (input, whether upper, value)) or ("phase", (key, phase))
+Part = tuple[str, Anything]
+
+#: calls that may be cut off before a solver is given up
+MOST_REMAKES = 50
+#: ends of inputs that a solver is told of before it is made anew
+MOST_ENDS = 4000
 #: decimals to which an algebraic number of a model is approximated
 DECIMALS = 40
 
@@ -32,7 +40,8 @@ class Status(Enum):
 @dataclass(frozen=True)
 class Settings:
     """``memory``: MiB that Z3 may take; ``seed``: of its heuristics; ``weak``: whether redundant lines are added;
-    ``arithmetic``: which of Z3's linear solvers (None: its default)."""
+    ``arithmetic``: which of Z3's linear solvers (None: the older one where all is linear, which was measured to be
+    a little faster on networks, else Z3's default)."""
 
     memory: int = 2000
     seed: int = 0
@@ -86,10 +95,12 @@ class Answer:
 
 
 class SmtSolver:
-    """One formula in Z3, to which domains are pushed and from which they are popped.
+    """One formula in Z3, asked about domain after domain; what it learns of one serves the others.
 
-    ``expired``: is looked at while Z3 runs. A solver that ever failed says `unknown` from then on
-    (``broken`` tells why).
+    A domain's phases and ends are assumptions of one call, so a refutation tells which of them it needed. All
+    that Z3 does happens inside ``guarded``. After a call that was cut off the solver is made anew; once that
+    happened too often, or a call did not come back at all, it says `unknown` for good (``broken`` tells why).
+    ``expired``: is looked at while Z3 runs.
     """
 
     def __init__(
@@ -103,65 +114,74 @@ class SmtSolver:
         self._expired = expired
         self.broken = ""
         self.checks = 0
-        self._phases: dict[Key, dict[int, Anything]] = {}
-        try:
-            self._context = z3.Context()
-            self._names = [self._variable(v, i) for i, v in enumerate(encoding.formula.variables)]
-            self._solver = self._made()
-            self._assert_all()
-        except z3.Z3Exception as error:
-            self.broken = f"Z3 failed ({_brief(error)})"
+        self.remakes = 0
+        self._ready = False
+        self._known = 0  # of what was added
+        self._added: list[Condition] = []
+        self._context = z3.Context()
 
     # -- asking -------------------------------------------------------------------------------------
 
     def check(self, domain: Domain | None = None, seconds: float = math.inf, extra: Sequence[Condition] = ()) -> Answer:
-        """Whether the formula, with ``extra``, has a solution in a domain. Never raises what Z3 raises."""
+        """Whether the formula, with ``extra``, has a solution in a domain. Never raises what Z3 raises.
+
+        The core of a refutation speaks of the domain only: it holds as far as ``extra`` does.
+        """
         if self.broken:
             return Answer(Status.UNKNOWN, self.broken)
         if self._expired():
             return Answer(Status.UNKNOWN, "time is up")
-        domain = domain or Domain()
         self.checks += 1
-        pushed = False
+        until = time.monotonic() + seconds
         try:
-            self._solver.push()
-            pushed = True
-            assumed = self._assume(domain)
-            for condition in extra:
-                self._solver.add(self._condition(condition))
-            return self._asked(assumed, seconds)
-        except Gone as error:
-            self.broken, pushed = str(error), False
-            return Answer(Status.UNKNOWN, str(error))
-        except self._z3.Z3Exception as error:
-            self.broken = f"Z3 failed ({_brief(error)})"
-            return Answer(Status.UNKNOWN, self.broken)
-        except MemoryError:
-            self.broken = "Z3 ran out of memory"
-            return Answer(Status.UNKNOWN, self.broken)
-        finally:
-            if pushed and not self.broken:
-                self._pop()
-
-    def _pop(self) -> None:
-        try:
-            self._solver.pop()
-        except self._z3.Z3Exception as error:
-            self.broken = f"Z3 failed ({_brief(error)})"
-
-    def _asked(self, assumed: Mapping[str, Anything], seconds: float) -> Answer:
-        z3 = self._z3
-        self._solver.set(
-            "timeout", max(1, min(int(seconds * 1000), 2**31 - 1)) if math.isfinite(seconds) else 2**31 - 1
-        )
-        literals = [literal for literal, _ in assumed.values()]
-        try:
-            found = guarded(lambda: self._solver.check(*literals), self._context.interrupt, seconds, self._expired)
+            answer = guarded(
+                lambda: self._asked(domain or Domain(), until, extra), self._context.interrupt, seconds, self._expired
+            )
         except Interrupted as error:
-            return Answer(Status.UNKNOWN, str(error))
+            return self._cut_off(str(error), remake=True)
+        except (Gone, MemoryError) as error:
+            return self._cut_off(str(error) or "Z3 ran out of memory", remake=False)
+        except self._z3.Z3Exception as error:
+            return self._cut_off(f"Z3 failed ({_brief(error)})", remake=True)
+        assert isinstance(answer, Answer)
+        return answer
+
+    def _cut_off(self, reason: str, remake: bool) -> Answer:
+        self._ready = False
+        self.remakes += 1
+        if not remake or self.remakes > MOST_REMAKES:
+            self.broken = reason
+        return Answer(Status.UNKNOWN, reason)
+
+    def add(self, conditions: Iterable[Condition]) -> None:
+        """More that must hold, from the next call on."""
+        self._added.extend(conditions)
+
+    def _asked(self, domain: Domain, until: float, extra: Sequence[Condition]) -> Answer:
+        """The call itself, in the guard's thread."""
+        if not self._ready or len(self._ends) > MOST_ENDS:
+            self._make()
+        for condition in self._added[self._known :]:
+            self._solver.add(self._condition(condition))
+        self._known = len(self._added)
+        assumed = self._assume(domain)
+        left = until - time.monotonic()
+        self._solver.set("timeout", int(min(max(1.0, left * 1000), 2.0**31 - 1)))
+        if not extra:
+            return self._checked(assumed)
+        self._solver.push()
+        for condition in extra:
+            self._solver.add(self._condition(condition))
+        answer = self._checked(assumed)
+        self._solver.pop()
+        return answer
+
+    def _checked(self, assumed: Mapping[int, tuple[Anything, Part]]) -> Answer:
+        z3 = self._z3
+        found = self._solver.check(*[literal for literal, _ in assumed.values()])
         if found == z3.unsat:
-            core = [str(literal) for literal in self._solver.unsat_core()]
-            return Answer(Status.UNSAT, core=_clause([assumed[name][1] for name in core if name in assumed]))
+            core = [assumed[literal.get_id()][1] for literal in self._solver.unsat_core()]
+            return Answer(Status.UNSAT, core=_clause(core))
         if found == z3.sat:
             return self._modelled(self._solver.model())
         return Answer(Status.UNKNOWN, f"Z3 gave up ({_brief(self._solver.reason_unknown())})")
@@ -185,26 +205,25 @@ class SmtSolver:
             return Fraction(near.numerator_as_long(), near.denominator_as_long()), False
         return Fraction(0), False
 
-    def add(self, conditions: Iterable[Condition]) -> None:
-        """More that must hold, from now on."""
-        if self.broken:
-            return
-        try:
-            for condition in conditions:
-                self._solver.add(self._condition(condition))
-        except self._z3.Z3Exception as error:
-            self.broken = f"Z3 failed ({_brief(error)})"
-
     # -- saying it in Z3's terms ----------------------------------------------------------------------
 
-    def _made(self) -> Anything:
+    def _make(self) -> None:
         z3 = self._z3
         solver = z3.Solver(ctx=self._context)
         solver.set("random_seed", self.settings.seed)
         solver.set("max_memory", self.settings.memory)
-        if self.settings.arithmetic is not None:
-            solver.set("arith.solver", self.settings.arithmetic)
-        return solver
+        kind = self.settings.arithmetic
+        if kind is None and not self.encoding.formula.products:
+            kind = 2
+        if kind is not None:
+            solver.set("arith.solver", kind)
+        self._solver = solver
+        self._phases: dict[Key, dict[int, Anything]] = {}
+        self._ends: dict[tuple[int, bool, float], Anything] = {}
+        self._names = [self._variable(v, i) for i, v in enumerate(self.encoding.formula.variables)]
+        self._assert_all()
+        self._known = 0
+        self._ready = True
 
     def _variable(self, variable: f.Variable, number: int) -> Anything:
         z3, name = self._z3, f"{variable.name}#{number}"
@@ -245,28 +264,35 @@ class SmtSolver:
         for literal, piece in zip(literals, choice.pieces, strict=True):
             self._solver.add(z3.Implies(literal, z3.And(*[self._comparison(part) for part in piece])))
 
-    def _assume(self, domain: Domain) -> dict[str, tuple[Anything, tuple[str, Anything]]]:
-        """Literals of a domain, by name: (literal, ("bound", …) or ("phase", …))."""
+    def _assume(self, domain: Domain) -> dict[int, tuple[Anything, Part]]:
+        """Literals of a domain, by Z3's number of them, each with what it says."""
         z3 = self._z3
-        made: dict[str, tuple[Anything, tuple[str, Anything]]] = {}
-        for number, over, value in self._bounds(domain):
-            literal = z3.Bool(f"end:{number}:{int(over)}", self._context)
-            v = f.variable(self.encoding.inputs[number])
-            form = v.shifted(-Fraction(value)) if over else (v * Fraction(-1)).shifted(Fraction(value))
-            self._solver.add(z3.Implies(literal, self._comparison(Comparison(form, "<="))))
-            made[str(literal)] = literal, ("bound", (number, over, value))
+        made: dict[int, tuple[Anything, Part]] = {}
+        for end in self._bounds(domain):
+            literal = self._end(*end)
+            made[literal.get_id()] = literal, ("bound", end)
         for key, phase in domain.phases.items():
             known = self._phases.get(key)
             if known is None:
                 continue  # the element has one phase in the whole box
-            if phase not in known:
+            if phase in known:
+                literal = known[phase]
+            else:
                 literal = z3.Bool(f"never:{key[0]}[{key[1]}]:{phase}", self._context)
                 self._solver.add(z3.Not(literal))
-            else:
-                literal = z3.Bool(f"chosen:{key[0]}[{key[1]}]", self._context)
-                self._solver.add(z3.Implies(literal, known[phase]))
-            made[str(literal)] = literal, ("phase", (key, phase))
+            made[literal.get_id()] = literal, ("phase", (key, phase))
         return made
+
+    def _end(self, number: int, over: bool, value: float) -> Anything:
+        """A literal that stands for an end of an input."""
+        z3 = self._z3
+        if (number, over, value) not in self._ends:
+            literal = z3.Bool(f"end{len(self._ends)}", self._context)
+            v = f.variable(self.encoding.inputs[number])
+            form = v.shifted(-Fraction(value)) if over else (v * Fraction(-1)).shifted(Fraction(value))
+            self._solver.add(z3.Implies(literal, self._comparison(Comparison(form, "<="))))
+            self._ends[number, over, value] = literal
+        return self._ends[number, over, value]
 
     def _bounds(self, domain: Domain) -> Iterable[tuple[int, bool, float]]:
         """The ends of a domain's box that are inside those of the formula."""
@@ -314,7 +340,7 @@ class SmtSolver:
         return self._z3.RealVal(f"{number.numerator}/{number.denominator}", self._context)
 
 
-def _clause(parts: Iterable[tuple[str, Anything]]) -> Clause:
+def _clause(parts: Iterable[Part]) -> Clause:
     named = list(parts)
     return Clause(
         frozenset(what for kind, what in named if kind == "bound"),
