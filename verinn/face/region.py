@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 BAD_INPUT = 2
 GRACE = 5.0  # seconds that an interrupted search has to hand back what it covered
-KINDS = ("grid", "layer")
+KINDS = ("grid", "layer", "transform")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,6 +62,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     layer.add_argument(
         "--back", type=seconds, default=10.0, metavar="S", help="seconds to map one activation back (10)"
     )
+    family = parser.add_argument_group("verinn region transform")
+    family.add_argument("--manipulations", metavar="FILE", help="a .toml or .json file that lists manipulations")
+    family.add_argument("--manipulate", action="append", default=[], metavar="KIND:NAME=LOW..HIGH,…",
+                        help="a manipulation, after those given before; e.g. rotation:degrees=-3..3")  # fmt: skip
+    family.add_argument("--save-model", metavar="FILE", help="write the model with the manipulations in front of it")
     parser.add_argument("--state", metavar="FILE", help="keep the search in a file, and go on from it")
     parser.add_argument("--pictures", metavar="DIR", help="original, adversarial and difference as PNG, and a plot")
     parser.add_argument("--timeout", type=seconds, metavar="S", help="wall-clock seconds from process start")
@@ -190,6 +195,8 @@ def _ask(args: argparse.Namespace, deadline: float | None, stage: Stage) -> tupl
     from verinn.region.decide import Settings, decide
     from verinn.region.state import fingerprint
 
+    if args.kind == "transform":
+        return _transform(args, deadline, stage)
     question = _question(args)
     if args.kind == "layer":
         report = _layers(args, question, deadline, stage)
@@ -201,6 +208,37 @@ def _ask(args: argparse.Namespace, deadline: float | None, stage: Stage) -> tupl
     )
     report = decide(question, settings)
     return report, lambda: _draw(args, question, report)
+
+
+def _transform(args: argparse.Namespace, deadline: float | None, stage: Stage) -> tuple[Report, Callable[[], None]]:
+    from verinn.options import Options
+    from verinn.region.images import load_image, save_pictures
+    from verinn.region.manipulations import family_from_words, load_family
+    from verinn.region.transform import compose, save_model, verify_family
+
+    if args.image is None or args.property is not None:
+        raise InputError(
+            "region transform: needs --image, and no property", hint="verinn region transform MODEL --image F"
+        )
+    for name in ("radius", "dims", "state"):
+        if getattr(args, name) is not None:
+            raise InputError(f"--{name} does not go with manipulations", hint=f"leave --{name} out")
+    if (args.manipulations is None) == (not args.manipulate):
+        raise InputError("region transform: give either --manipulations or --manipulate")
+    family = load_family(args.manipulations) if args.manipulations else family_from_words(args.manipulate)
+    image = load_image(args.image, args.index)
+    composition = compose(args.model, image, family, _scale(args), args.label, args.ties)
+    if args.save_model is not None:
+        save_model(composition, args.save_model)
+    report = verify_family(composition, Options(deadline=deadline, device="cpu", seed=args.seed), stage.stop.is_set)
+
+    def draw() -> None:
+        if args.pictures is not None:
+            found = None if report.point is None else composition.image(report.point)
+            made = save_pictures(args.pictures, composition.pixels, found)
+            tell(f"pictures: {', '.join(str(path) for path in made)}")
+
+    return report, draw
 
 
 def _layers(args: argparse.Namespace, question: Question, deadline: float | None, stage: Stage) -> Report:

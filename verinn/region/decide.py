@@ -278,6 +278,8 @@ class _Run:
             region = f"every real input between the ends of the {region}"
         statistics = {
             **totals,
+            "units covered": sum(ended.counts.covered for ended in ends),
+            "units": sum(ended.counts.total for ended in ends),
             "seconds": time.monotonic() - self.began,
             "history": self.history[:: max(1, len(self.history) // 500)],
         }
