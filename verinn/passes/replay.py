@@ -23,12 +23,12 @@ def same(before: Graph, after: Graph, seed: int = 0, samples: int = 4) -> None:
     ]
     programs = [Program.prepare(graph, torch.float64) for graph in (before, after)]
     values = [program.run(points) for program in programs]
-    spread = scatter(programs[0], points, values[0], 2.0**-52, seed)
+    spread, other = (scatter(p, points, v, 2.0**-52, seed) for p, v in zip(programs, values, strict=True))
     shapes = [program.shapes for program in programs]
     for old, new in zip(before.outputs, after.outputs, strict=True):
         if shapes[0][old.value] != shapes[1][new.value]:
             raise GraphError(f"a pass changed the shape of output '{old.name}'")
-        stray = spread[old.value]
+        stray = spread[old.value] + other[new.value]
         known = stray.isfinite()
         mean = torch.where(known, stray, 0.0).sum() / known.sum().clamp(min=1)
         one, two = values[0][old.value], values[1][new.value]

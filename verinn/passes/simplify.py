@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from verinn.ir.graph import Graph
-from verinn.passes import fuse, identities
+from verinn.passes import before_moves, fuse, identities, recognise
 from verinn.passes.rewrite import exhaust
 
 
@@ -16,7 +16,7 @@ def drop_identities(graph: Graph) -> Graph:
 
 def fuse_affine(graph: Graph) -> Graph:
     """Merge scales, shifts, padding and linear maps into the linear and conv nodes beside them."""
-    return exhaust(graph, fuse.RULES)
+    return exhaust(graph, (*fuse.RULES, *before_moves.RULES))
 
 
 def hoist_reshapes(graph: Graph) -> Graph:
@@ -24,7 +24,12 @@ def hoist_reshapes(graph: Graph) -> Graph:
     return exhaust(graph, (*identities.RULES, *fuse.RESHAPES))
 
 
-PASSES = (drop_identities, fuse_affine, hoist_reshapes)
+def recognise_functions(graph: Graph) -> Graph:
+    """Find core functions in what exporters write out: GELU, SiLU, squares, softmax; functions of 0/1 values."""
+    return exhaust(graph, recognise.RULES)
+
+
+PASSES = (drop_identities, recognise_functions, fuse_affine, hoist_reshapes)
 
 
 def simplify(graph: Graph) -> Graph:
