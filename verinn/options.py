@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: what decides: halved boxes, split ReLU phases, Z3, or integer programmes
-ENGINES = ("auto", "boxes", "phases", "smt", "milp")
+#: what decides: halved boxes, split ReLU phases, split values of any graph, Z3, or integer programmes
+ENGINES = ("auto", "boxes", "phases", "values", "smt", "milp")
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def certified(
     size = len(multipliers.alpha)
     c = torch.zeros((size, 1), dtype=torch.float64, device=multipliers.alpha.device)
     if goals is not None:
-        dense, c = _mixed(relaxation, goals, multipliers.gamma.clamp(min=0).double() * rows.allowed)
+        dense, c = mixed(relaxation, goals, multipliers.gamma.clamp(min=0).double() * rows.allowed)
         start.update(dense)
     if rows.source is not None:
         assert rows.index is not None and rows.sign is not None
@@ -72,7 +72,7 @@ def relaxation_of(root: Relaxation, columns: Columns, rows: Rows, multipliers: M
     return made
 
 
-def _mixed(relaxation: Relaxation, goals: Goals, weights: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+def mixed(relaxation: Relaxation, goals: Goals, weights: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     """Coefficients (B, 1, *shape) by value and c (B, 1) of the goals mixed by float64 ``weights`` (B, G) ≥ 0."""
     program = relaxation.program
     slack = (len(goals) + 4) * 2.0**-52

@@ -191,10 +191,14 @@ class Relaxation:
 class Backward:
     """One backward pass: pending coefficients by value, and the constants c gathered so far."""
 
-    def __init__(self, relaxation: Relaxation, record: dict[str, Tensor] | None = None):
-        """``record`` receives, by nonlinear step, what its relaxation may cost the rows: (D, *shape) each."""
+    def __init__(
+        self, relaxation: Relaxation, record: dict[str, Tensor] | None = None, met: dict[str, Tensor] | None = None
+    ):
+        """``record`` receives, by nonlinear step, what its relaxation may cost the rows: (D, *shape) each.
+        ``met`` receives the coefficients that meet the step's value: (D|1, R, *shape)."""
         self.relaxation = relaxation
         self.record = record
+        self.met = met
         self.program = relaxation.program
         self.dtype = self.program.dtype
         self.pending: dict[str, tuple[Rows, float]] = {}
@@ -229,6 +233,8 @@ class Backward:
             if step.node.name not in self.pending:
                 continue
             a, debt = self.pending.pop(step.node.name)
+            if self.met is not None and not step.affine:
+                a = self.met[step.node.name] = self._dense(a, step.node.name)
             if isinstance(step.op, Affine):
                 self._affine(step, a, debt)
             elif isinstance(step.op, MaxPool):

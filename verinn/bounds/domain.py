@@ -111,7 +111,7 @@ def _refined(
     workers: int,
 ) -> Interval:
     low, high = relaxation.intervals[step.node.name]
-    mask = flat(_loose(relaxation, step.node.name, readers))
+    mask = flat(loose(relaxation, step.node.name, readers))
     if not bool(mask.any()):
         return low, high
     flat_low, flat_high = flat(low), flat(high)
@@ -184,7 +184,7 @@ def _narrow(x: Tensor, dtype: torch.dtype) -> Tensor:
     return y if dtype == torch.float64 else y - (y.abs() * info.eps + info.tiny)
 
 
-def _loose(relaxation: Relaxation, name: str, readers: tuple[Step, ...]) -> Tensor:
+def loose(relaxation: Relaxation, name: str, readers: tuple[Step, ...]) -> Tensor:
     """Which elements of a value any of its readers loses by. An input that is not bounded yet may be anything."""
     masks = []
     for reader in readers:

@@ -76,27 +76,30 @@ class _Box:
         )
 
     def goals(self, mine: Tensor) -> Goals:
-        """Rows (an index) of the spec for this case, with the constraints on its inputs."""
-        spec, s = self.spec, self.case
+        return goals_of(self.spec, self.case, mine)
 
-        def errors(e: Tensor | None, like: Tensor) -> Tensor | None:
-            if e is None:
-                return None
-            return torch.cat([e[s][mine], torch.zeros_like(like)])
 
-        cut, cut_c = spec.cut[s], spec.cut_c[s]
-        none = spec.y.new_zeros((len(cut), spec.y.shape[2]))
-        x = None
-        if spec.x is not None or len(cut):
-            own = spec.x[s][mine] if spec.x is not None else cut.new_zeros((len(mine), cut.shape[1]))
-            x = torch.cat([own, cut])
-        return Goals(
-            torch.cat([spec.y[s][mine], none]),
-            x,
-            torch.cat([spec.rhs[s][mine], -cut_c]),
-            errors(spec.y_error, none),
-            errors(spec.x_error, cut),
-        )
+def goals_of(spec: Spec, s: int, mine: Tensor) -> Goals:
+    """Rows (an index) of the spec for case s, with the constraints on its inputs."""
+
+    def errors(e: Tensor | None, like: Tensor) -> Tensor | None:
+        if e is None:
+            return None
+        return torch.cat([e[s][mine], torch.zeros_like(like)])
+
+    cut, cut_c = spec.cut[s], spec.cut_c[s]
+    none = spec.y.new_zeros((len(cut), spec.y.shape[2]))
+    x = None
+    if spec.x is not None or len(cut):
+        own = spec.x[s][mine] if spec.x is not None else cut.new_zeros((len(mine), cut.shape[1]))
+        x = torch.cat([own, cut])
+    return Goals(
+        torch.cat([spec.y[s][mine], none]),
+        x,
+        torch.cat([spec.rhs[s][mine], -cut_c]),
+        errors(spec.y_error, none),
+        errors(spec.x_error, cut),
+    )
 
 
 def search_phases(

@@ -24,6 +24,7 @@ from verinn.progress import Progress
 from verinn.result import Result, Verdict, Witness
 from verinn.search.bab import Limits, Outcome, search
 from verinn.search.explore import Task
+from verinn.search.nonlinear import Effort, search_general
 from verinn.search.phased import search_phases
 from verinn.search.problem import Problem
 from verinn.search.spec import Spec, groups
@@ -54,7 +55,7 @@ class Facts:
 class Plan:
     """How a problem is attacked. All of it follows from the facts and the options."""
 
-    engine: str  # what is split: "boxes" of inputs (and late ReLUs), or "phases" of ReLUs; or "smt", "milp"
+    engine: str  # what is split: "boxes" of inputs (and late ReLUs), "phases" of ReLUs, "values"; or "smt", "milp"
     device: str
     dtype: str  # of the search
     points: int  # of the first attack
@@ -108,7 +109,7 @@ def plan_of(facts: Facts, options: Options) -> Plan:
     per_domain = 8 * facts.widest * max(8, min(facts.widest, 128)) * 6
     fit = max(1, options.memory // per_domain)
     engine = _engine(facts, options.engine, small)
-    phases = engine == "phases"
+    phases = engine in ("phases", "values")
     if phases:  # some tens of tensors of the size of all values, for each domain
         fit = max(1, options.memory // (4 * 40 * facts.elements))
     return Plan(
@@ -132,9 +133,9 @@ def _engine(facts: Facts, wanted: str, small: bool) -> str:
         raise InputError("the network has no ReLU to split", place="--engine phases", hint="use auto, boxes or smt")
     if wanted != "auto":
         return wanted
-    return (
-        "phases" if facts.relus > 0 and (facts.free_inputs > 32 or (not small and facts.free_inputs > 8)) else "boxes"
-    )
+    if not facts.neurons or facts.free_inputs <= (32 if small else 8):
+        return "boxes"
+    return "phases" if facts.relus == facts.neurons else "values"
 
 
 def _device(wanted: str) -> str:
@@ -250,6 +251,10 @@ class _Run:
         attack = partial(self._attack_domains, attacker, spec) if self.options.attack else None
         limits = Limits(plan.batch, plan.helper, self.expired, attack, plan.crowd)
         budget = self.options.memory // 8
+        if plan.engine == "values":
+            few = self.facts.free_inputs <= 32
+            effort = Effort(min(plan.batch, 32), budget // 4, 2 if few else 0, few, self._left)
+            return search_general(program, referee, spec, limits, attempt, self._search_told, effort)
         base = program if plan.engine == "boxes" else referee
         task = Task(base, spec, referee, neurons=plan.neurons, depth=plan.depth, budget=budget)
         # where contraction decides phases from the inputs, halving them is the better search however many they are

@@ -1,0 +1,207 @@
+"""From a group of cases to searches over general graphs: what the root proves, and what is left to split."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from verinn.bounds.climb import Goals
+from verinn.bounds.domain import relax
+from verinn.bounds.optimise import Ask, Pace, Parameters, climb, evaluate, first, tightened, weight
+from verinn.bounds.rounding import cast_down, cast_up
+from verinn.ops.program import Program
+from verinn.result import Verdict
+from verinn.search.bab import Limits, Outcome, Tell, Try, search
+from verinn.search.candidates import splittable
+from verinn.search.general import GeneralTask, careful
+from verinn.search.phased import goals_of
+from verinn.search.pieces import STORED, Pieces
+from verinn.search.spec import Spec
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How a general graph is searched: domains in a batch, bytes for a block of coefficients, inputs that may be
+    halved (how many are tried), whether intervals are refined in each domain, and seconds until the deadline."""
+
+    width: int
+    budget: int
+    halves: int
+    refine: bool
+    left: Callable[[], float]
+
+
+def search_general(
+    program: Program, referee: Program, spec: Spec, limits: Limits, attempt: Try, tell: Tell, effort: Effort
+) -> Outcome:
+    """Decide a group of cases by splitting intervals of values, and boxes where inputs are few."""
+    domains, reasons = 0, []
+    for case in range(len(spec.cases)):
+        with torch.no_grad():
+            task = rooted(program, referee, spec, case, limits.expired, effort)
+        if limits.expired():
+            return Outcome(Verdict.TIMEOUT, reason="time is up", domains=domains)
+        domains += spec.conjunctions
+        if task is None:
+            continue
+        outcome = search(task, limits, attempt, tell)
+        domains += outcome.domains
+        if outcome.verdict in (Verdict.SAT, Verdict.TIMEOUT):
+            return replace(outcome, domains=domains)
+        if outcome.verdict is Verdict.UNKNOWN:
+            reasons.append(outcome.reason)
+    if reasons:
+        return Outcome(Verdict.UNKNOWN, reason=reasons[0], domains=domains)
+    return Outcome(Verdict.UNSAT, domains=domains)
+
+
+def rooted(
+    program: Program, referee: Program, spec: Spec, case: int, expired: Callable[[], bool], effort: Effort
+) -> GeneralTask | None:
+    """The search for what the root leaves open of a case, or None where it leaves nothing."""
+    root = _Root(program, referee, spec, case, expired, effort)
+    open_ = torch.arange(spec.conjunctions, device=spec.lower.device)
+    open_ = root.plain(open_)
+    began = time.monotonic()
+    for steps in (20, 60):
+        if not len(open_) or expired():
+            break
+        open_ = root.climbed(open_, Pace(steps, hope=3.0))
+        spent = time.monotonic() - began
+        if not len(open_) or expired() or steps == 60:
+            break
+        root.tighten(min(0.35 * effort.left(), max(10.0, 60 * spent)))
+    return root.task(open_) if len(open_) else None
+
+
+class _Root:
+    """A case's box: its relaxation, which is made tighter, and the parameters found for each conjunction."""
+
+    def __init__(
+        self,
+        program: Program,
+        referee: Program,
+        spec: Spec,
+        case: int,
+        expired: Callable[[], bool],
+        effort: Effort,
+    ):
+        self.program, self.referee, self.spec, self.case = program, referee, spec, case
+        self.expired, self.effort = expired, effort
+        self.lower, self.upper = spec.lower[case : case + 1], spec.upper[case : case + 1]
+        self.ends = cast_down(self.lower, program.dtype), cast_up(self.upper, program.dtype)
+        self.relaxation = relax(program, *self.ends, budget=effort.budget)
+        rows = torch.arange(spec.y.shape[1], device=spec.y.device)
+        self.rows = rows
+        self.goals: Goals = goals_of(spec, case, rows)
+        mine = spec.owner.unsqueeze(0) == torch.arange(spec.conjunctions, device=rows.device).unsqueeze(1)
+        cuts = len(self.goals) - len(rows)
+        self.allowed = torch.cat([mine, mine.new_ones((len(mine), cuts))], 1)
+        strict = spec.strict[case].unsqueeze(0) | ~mine
+        self.strict = strict.all(1) if not cuts else torch.zeros_like(strict[:, 0])
+        self.found: dict[int, tuple[float, Parameters]] = {}
+
+    def plain(self, open_: Tensor) -> Tensor:
+        """Conjunctions that the relaxation leaves open with the parameters that it starts from."""
+        left = []
+        for block in open_.split(max(1, self.effort.budget // (4 * self._widest()))):
+            allowed = self.allowed[block]
+            now = replace(first(self.relaxation, len(block), 0, allowed), alphas={})
+            value, _ = evaluate(self.relaxation, Ask(self.goals, allowed), now, *self.ends)
+            left.append(block[~self._beaten(value, block, now.gamma)])
+        return torch.cat(left)
+
+    def _widest(self) -> int:
+        return max(torch.Size(shape).numel() for shape in self.program.shapes.values())
+
+    def _beaten(self, value: Tensor, block: Tensor, gamma: Tensor) -> Tensor:
+        mixed = (gamma * self.allowed[block]).amax(1) > 0
+        return (value > 0) | (self.strict[block] & (value >= 0) & mixed)
+
+    def climbed(self, open_: Tensor, pace: Pace) -> Tensor:
+        """Conjunctions that climbing leaves open, the nearest to a proof first."""
+        size = max(1, self.effort.budget * 4 // (weight(self.program) * 4))
+        left: list[tuple[float, int]] = []
+        for block in open_.split(size):
+            if self.expired():
+                return open_
+            now = self._first(block)
+            ask = Ask(self.goals, self.allowed[block])
+            found = climb(self.relaxation, ask, now, *self.ends, pace, 0.0, self.expired)
+            done = self._beaten(found.value, block, found.parameters.gamma)
+            for i in (~done).nonzero().squeeze(1).tolist():
+                j = int(block[i])
+                self.found[j] = float(found.value[i]), found.parameters.select(torch.tensor([i], device=block.device))
+                left.append((-float(found.value[i]), j))
+        return torch.tensor([j for _, j in sorted(left)], dtype=torch.int64, device=open_.device)
+
+    def _first(self, block: Tensor) -> Parameters:
+        if not all(int(j) in self.found for j in block):
+            return first(self.relaxation, len(block), 0, self.allowed[block])
+        return joined([self.found[int(j)][1] for j in block])
+
+    def tighten(self, seconds: float) -> None:
+        """Intervals of what nonlinear steps read are climbed, for so many seconds at most."""
+        until = time.monotonic() + seconds
+        self.relaxation = tightened(
+            self.relaxation,
+            *self.ends,
+            Pace(10, alpha=0.2),
+            4 * self.effort.budget,
+            lambda: self.expired() or time.monotonic() > until,
+        )
+
+    def task(self, open_: Tensor) -> GeneralTask | None:
+        """The search for what is open, unless float64 closes it."""
+        size = len(open_)
+        known = {
+            name: tuple(end.expand(size, *end.shape[1:]) for end in self.relaxation.intervals[name])
+            for name in splittable(self.program)
+        }
+        now = self._first(open_)
+        values = [self.found[int(j)][0] if int(j) in self.found else -torch.inf for j in open_]
+        none = torch.zeros((size, 0), dtype=torch.float64, device=open_.device)
+        start = Pieces(
+            self.lower.expand(size, -1),
+            self.upper.expand(size, -1),
+            open_,
+            known,  # type: ignore[arg-type]
+            none.long(),
+            none.long(),
+            none,
+            none,
+            {name: alpha.to(STORED) for name, alpha in now.alphas.items()},
+            none.to(now.gamma.dtype),
+            now.gamma,
+            torch.full((size,), 1.0 / self.spec.conjunctions, dtype=torch.float64, device=open_.device),
+            torch.tensor(values, dtype=torch.float64, device=open_.device),
+        )
+        task = GeneralTask(
+            self.program,
+            self.referee,
+            self.goals,
+            self.allowed,
+            self.strict,
+            self.rows,
+            start,
+            self.spec,
+            self.case,
+            self.effort.width,
+            halves=self.effort.halves,
+            refine=self.effort.refine,
+            budget=self.effort.budget,
+            expired=self.expired,
+        )
+        if self.referee is not self.program:
+            start = start.select(~careful(task, start))
+        return replace(task, start=start) if len(start) else None
+
+
+def joined(parts: list[Parameters]) -> Parameters:
+    """Parameters of some rows one after the other."""
+    tensors = [torch.cat(held) for held in zip(*(part.tensors() for part in parts), strict=True)]
+    return parts[0].like(tensors)
