@@ -28,6 +28,7 @@ from verinn.ops.activation import Relu
 from verinn.ops.base import Affine, Elementwise, Joint, Lines, Planes
 from verinn.ops.pool import MaxPool
 from verinn.ops.program import Program, Step
+from verinn.ops.stairs import Stairs
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +121,8 @@ class Relaxation:
         name = step.node.name
         if name not in self._lines:
             assert isinstance(step.op, Elementwise)
-            self._lines[name] = step.op.lines(step.node, *self.intervals[step.node.inputs[0]], self.alphas.get(name))
+            lines = step.op.lines(step.node, *self.intervals[step.node.inputs[0]], self.alphas.get(name))
+            self._lines[name] = _settled(lines, *self.intervals[name]) if isinstance(step.op, Stairs) else lines
         return self._lines[name]
 
     def planes(self, step: Step) -> Planes:
@@ -186,6 +188,18 @@ class Relaxation:
         rate = rate * slack + (2 * step.forward_terms + 8) * tiny(dtype)
         batch = len(self.intervals[node.name][0])
         return Toll(rate.expand(batch, *rate.shape[1:]), base.double().reshape(-1, 1).expand(batch, 1))
+
+
+def _settled(lines: Lines, low: Tensor, high: Tensor) -> Lines:
+    """Flat lines where a value is known to be one number, as a step function's is on one side of a jump."""
+    known = low == high
+    offset = torch.zeros_like(low) if lines.lower_offset is None else lines.lower_offset
+    return Lines(
+        torch.where(known, 0.0, lines.lower_slope),
+        torch.where(known, low, offset),
+        torch.where(known, 0.0, lines.upper_slope),
+        torch.where(known, high, lines.upper_offset),
+    )
 
 
 class Backward:

@@ -17,8 +17,10 @@ from torch import Tensor
 
 from verinn.bounds.crown import Relaxation
 from verinn.bounds.interval import Interval
+from verinn.bounds.rows import flat
 from verinn.ops.base import Elementwise, Lines
 from verinn.ops.program import Program, Step
+from verinn.ops.stairs import Stairs
 
 #: where gaps are looked at, in parts of an interval
 _SAMPLES = (1 / 6, 1 / 2, 5 / 6)
@@ -56,13 +58,14 @@ def options(relaxation: Relaxation, met: Mapping[str, Tensor], names: tuple[str,
                     scores[name] = scores[name] + score
                 else:
                     scores[name], points[name] = score, point
+    jumps = jumping(relaxation.program)
     tops = []
     for number, name in enumerate(names):
         if name not in scores:
             continue
-        low, high = (end.flatten(1) for end in relaxation.intervals[name])
-        point = _inside(points[name].flatten(1), low, high)
-        score = scores[name].flatten(1).double()
+        low, high = (flat(end) for end in relaxation.intervals[name])
+        point = _inside(flat(points[name]), low, high, name in jumps)
+        score = flat(scores[name]).double()
         score = torch.where(point.isfinite() & (score > 0), score, -torch.inf)
         best = score.topk(min(count, score.shape[1]), 1)
         tops.append((torch.full_like(best.indices, number), best.indices, point.gather(1, best.indices), best.values))
@@ -76,10 +79,37 @@ def options(relaxation: Relaxation, met: Mapping[str, Tensor], names: tuple[str,
     return Options(value, index.gather(1, best.indices), point.gather(1, best.indices), best.values)
 
 
-def _inside(point: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Points strictly within their intervals, in the intervals' dtype but returned as float64; else NaN."""
+def kept(program: Program) -> tuple[str, ...]:
+    """Values whose intervals are handed down: those that may be split, and the ranges of step functions."""
+    return (*splittable(program), *(step.node.name for step in program.steps if isinstance(step.op, Stairs)))
+
+
+def jumping(program: Program) -> dict[str, Step]:
+    """Values that a step function reads, with the first that does: a split of such a value splits its range."""
+    found: dict[str, Step] = {}
+    for step in program.steps:
+        if isinstance(step.op, Stairs):
+            found.setdefault(step.node.inputs[0], step)
+    return found
+
+
+def landings(step: Step, point: Tensor, low: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The neighbouring values b, b + 1 of a step function between which its range [low, …] is split by a jump at
+    ``point``, and where that is one (bool): f ≤ b implies x ≤ point there, f ≥ b + 1 implies x ≥ point, and f is
+    always one or the other."""
+    op = step.node.op
+    if op in ("sign", "step"):
+        below = low.clamp(-1, 0).round() if op == "sign" else torch.zeros_like(point)
+        return below, below + 1, point == 0
+    below = point + {"floor": -1.0, "ceil": 0.0, "round": -0.5}[op]
+    return below, below + 1, (below == below.round()) & (point.abs() < 1 << 20)
+
+
+def _inside(point: Tensor, low: Tensor, high: Tensor, ends: bool) -> Tensor:
+    """Points within their intervals, strictly or with ``ends``, in the intervals' dtype, as float64; else NaN."""
     point = point.to(low.dtype)
-    return torch.where((point > low) & (point < high), point, math.nan).double()
+    inside = (point >= low) & (point <= high) if ends else (point > low) & (point < high)
+    return torch.where(inside, point, math.nan).double()
 
 
 def _of_step(relaxation: Relaxation, step: Step, a: Tensor) -> list[tuple[str, Tensor, Tensor]]:
@@ -87,6 +117,8 @@ def _of_step(relaxation: Relaxation, step: Step, a: Tensor) -> list[tuple[str, T
     if len(step.node.inputs) == 2:
         return _of_product(relaxation, step, a.abs())
     name = step.node.inputs[0]
+    if isinstance(step.op, Stairs):
+        return [(name, *_of_stairs(relaxation, step, a))]
     if isinstance(step.op, Elementwise):
         return [(name, *_of_function(step, relaxation.intervals[name], a, relaxation.lines(step)))]
     low, high = relaxation.intervals[name]
@@ -100,7 +132,7 @@ def _spread(relaxation: Relaxation, step: Step, a: Tensor, loose: Tensor) -> Ten
     low, high = relaxation.intervals[step.node.name]
     stake = (a * (high - low)).flatten(1).sum(1)
     low, high = relaxation.intervals[step.node.inputs[0]]
-    width = (high - low).flatten(1).sum(1).clamp(min=1e-30)
+    width = flat(high - low).sum(1).clamp(min=1e-30)
     weight = stake / width * 0.25
     return weight.reshape(-1, *[1] * (low.dim() - 1)).expand_as(low) * loose
 
@@ -117,6 +149,14 @@ def _of_product(relaxation: Relaxation, step: Step, a: Tensor) -> list[tuple[str
         first = second = a * width * width2
     found = [(one, first / 8, (low + high) / 2), (two, second / 8, (low2 + high2) / 2)]
     return found[:1] if one == two else found
+
+
+def _of_stairs(relaxation: Relaxation, step: Step, a: Tensor) -> tuple[Tensor, Tensor]:
+    """Half of the gap for a jump near the middle, where the range is not a single value already."""
+    low, high = relaxation.intervals[step.node.inputs[0]]
+    least, most = relaxation.intervals[step.node.name]
+    (point,) = points(step, low, high)
+    return torch.where(least < most, a.abs() * (most - least) / 2, 0.0), point
 
 
 def _of_function(step: Step, interval: Interval, a: Tensor, lines: Lines) -> tuple[Tensor, Tensor]:
@@ -162,8 +202,7 @@ def points(step: Step, low: Tensor, high: Tensor) -> list[Tensor]:
         return [*(torch.full_like(low, kink) for kink in kinks if math.isfinite(kink)), middle]
     if op in ("floor", "ceil", "round"):
         shift = 0.5 if op == "round" else 0.0
-        jump = (middle + shift).round() - shift
-        return [torch.where(jump <= low, jump + 1, torch.where(jump >= high, jump - 1, jump))]
+        return [(middle + shift).round() - shift]
     if op in ("sin", "cos", "tan"):  # inflections of all three are multiples of π from one of them
         shift = math.pi / 2 if op == "cos" else 0.0
         return [((middle - shift) / math.pi).round() * math.pi + shift, middle]

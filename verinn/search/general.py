@@ -20,10 +20,12 @@ from torch import Tensor
 from verinn.bounds.climb import Goals
 from verinn.bounds.crown import Backward, LinearForm, Relaxation
 from verinn.bounds.domain import relax
+from verinn.bounds.interval import Interval
 from verinn.bounds.optimise import Ask, Pace, Parameters, climb, evaluate, moved
 from verinn.bounds.rounding import cast_down, cast_up
-from verinn.ops.program import Program
-from verinn.search.candidates import Options, options, splittable
+from verinn.bounds.rows import flat
+from verinn.ops.program import Program, Step
+from verinn.search.candidates import Options, jumping, landings, options, splittable
 from verinn.search.explore import Explored
 from verinn.search.pieces import STORED, Pieces
 from verinn.search.spec import Spec
@@ -63,6 +65,10 @@ class GeneralTask:
     @cached_property
     def names(self) -> tuple[str, ...]:
         return splittable(self.program)
+
+    @cached_property
+    def jumps(self) -> dict[str, Step]:
+        return jumping(self.program)
 
     @property
     def due(self) -> float:
@@ -143,7 +149,7 @@ def empty(relaxation: Relaxation, domains: Pieces) -> Tensor:
     """Domains (D,) in which some value would have to lie above and below something: nothing is in them."""
     none = (domains.lower > domains.upper).any(1)
     for low, high in relaxation.intervals.values():
-        none |= (low > high).flatten(1).any(1)
+        none |= flat(low > high).any(1)
     return none
 
 
@@ -303,6 +309,8 @@ def split(task: GeneralTask, domains: Pieces, value: Tensor, index: Tensor, poin
             here = value == number
             if bool(here.any()):
                 known[name] = _narrowed(known[name], here, index, point, sign)
+                if name in task.jumps:
+                    _landed(task.jumps[name], known, here, index, point, sign)
         cut = value >= 0
         column = torch.where(cut, value, -1).unsqueeze(1)
         halves.append(
@@ -332,14 +340,22 @@ def _halved(domains: Pieces, here: Tensor, index: Tensor, point: Tensor, sign: f
     return (domains.lower, end) if sign > 0 else (end, domains.upper)
 
 
-def _narrowed(
-    interval: tuple[Tensor, Tensor], here: Tensor, index: Tensor, point: Tensor, sign: float
-) -> tuple[Tensor, Tensor]:
+def _narrowed(interval: Interval, here: Tensor, index: Tensor, point: Tensor, sign: float) -> tuple[Tensor, Tensor]:
     """Intervals (D, *shape) of a value, cut at a point of one element where ``here``. The point is in their dtype."""
     low, high = interval
-    end = (high if sign > 0 else low).flatten(1)
+    end = flat(high if sign > 0 else low)
     column = torch.where(here, index, 0).unsqueeze(1)
     best = torch.minimum if sign > 0 else torch.maximum
     there = end.scatter(1, column, point.to(end.dtype).unsqueeze(1))
     end = torch.where(here.unsqueeze(1), best(end, there), end).reshape(low.shape)
     return (low, end) if sign > 0 else (end, high)
+
+
+def _landed(step: Step, known: dict[str, Interval], here: Tensor, index: Tensor, point: Tensor, sign: float) -> None:
+    """The range of a step function in the half below (sign 1) or above a jump, where ``here``."""
+    low, high = known[step.node.name]
+    column = torch.where(here, index, 0).unsqueeze(1)
+    least = flat(low).gather(1, column).squeeze(1)
+    below, above, real = landings(step, point.to(low.dtype), least)
+    interval = _narrowed((low, high), here & real, index, (below if sign > 0 else above).double(), sign)
+    known[step.node.name] = interval

@@ -16,7 +16,7 @@ from verinn.bounds.rounding import cast_down, cast_up
 from verinn.ops.program import Program
 from verinn.result import Verdict
 from verinn.search.bab import Limits, Outcome, Tell, Try, search
-from verinn.search.candidates import splittable
+from verinn.search.candidates import kept
 from verinn.search.general import GeneralTask, careful
 from verinn.search.phased import goals_of
 from verinn.search.pieces import STORED, Pieces
@@ -160,7 +160,7 @@ class _Root:
         size = len(open_)
         known = {
             name: tuple(end.expand(size, *end.shape[1:]) for end in self.relaxation.intervals[name])
-            for name in splittable(self.program)
+            for name in kept(self.program)
         }
         now = self._first(open_)
         values = [self.found[int(j)][0] if int(j) in self.found else -torch.inf for j in open_]
