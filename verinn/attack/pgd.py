@@ -2,7 +2,9 @@
 
 Every conjunction of every case is attacked from random points, many of them on faces of the box: what
 violates narrowly is often there. What is minimised is the greatest of the conjunction's rows: all of them
-at most zero is a violation.
+at most zero is a violation. Attacks take turns: one by the gradient's sign, one that first moves the outputs
+in random directions (output-diversified starts; Tashiro et al., NeurIPS 2020), one by normed gradients with
+momentum (Adam), which gets into corners that the sign's steps are too coarse for.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from verinn.attack.ramps import ramped
 from verinn.ops.program import Program
 from verinn.search.spec import Spec
 
@@ -33,6 +36,7 @@ def pgd(
     ``points``: how many are moved at the same time, shared by all cases and conjunctions. ``regions``:
     boxes lower, upper (B, n) and their case (B,) to start in, half of the points; they may leave them.
     """
+    program = ramped(program)
     generator = torch.Generator(device="cpu").manual_seed(seed)
     case, goal = _targets(spec, points, generator)
     place = torch.rand((len(case), spec.lower.shape[1]), generator=generator, dtype=torch.float64)
@@ -50,6 +54,10 @@ def pgd(
         x = torch.cat([inner, x[len(inner) :]])
     done = torch.zeros(len(case), dtype=torch.bool, device=x.device)
     mine = spec.owner == goal.unsqueeze(1)
+    turn = (seed + 2) % 3
+    if turn == 1:
+        x = _diversified(program, x, lower, upper, generator)
+    first = second = torch.zeros_like(x)
     for step in range(steps):
         if expired():
             return
@@ -60,10 +68,32 @@ def pgd(
             order = loss[hit].argsort()
             yield x[hit][order], case[hit][order]
         size = 0.3 * 0.02 ** (step / max(1, steps - 1))
-        x = torch.minimum(torch.maximum(x - size * width * gradient.sign(), lower), upper)
+        move = gradient.sign()
+        if turn == 2:
+            scaled = gradient * width
+            first, second = 0.8 * first + 0.2 * scaled, 0.95 * second + 0.05 * scaled.square()
+            move = first / (second.sqrt() + 1e-30)
+        x = torch.minimum(torch.maximum(x - size * width * move.nan_to_num(0.0), lower), upper)
     loss, _ = _gradient(program, spec, case, x, mine)
     order = loss.argsort()[:8]  # near misses too: ONNX Runtime's rounding may differ from ours
     yield x[order], case[order]
+
+
+def _diversified(program: Program, x: Tensor, lower: Tensor, upper: Tensor, generator: torch.Generator) -> Tensor:
+    """Points moved a few steps so that random mixes of the outputs grow."""
+    direction: Tensor | None = None
+    for _ in range(4):
+        with torch.enable_grad():
+            moving = x.clone().requires_grad_(True)
+            y = program.flat(moving.to(program.dtype)).double()
+            if not y.requires_grad:
+                return x
+            if direction is None:
+                direction = torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y.device)
+            (gradient,) = torch.autograd.grad((y * direction).sum(), moving)
+        move = 0.25 * (upper - lower) * gradient.nan_to_num(0.0).sign()
+        x = torch.minimum(torch.maximum(x + move, lower), upper)
+    return x
 
 
 def _targets(spec: Spec, points: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,9 @@ from verinn.bounds.crown import Backward, LinearForm, OneHot, Relaxation, dot
 from verinn.bounds.domain import loose, targets
 from verinn.bounds.interval import Interval, propagate
 from verinn.bounds.rounding import cast_down, sum_slack, unit
+from verinn.ops.activation import Abs, LeakyRelu, Relu
 from verinn.ops.base import Elementwise, Joint
+from verinn.ops.curve import Curve
 from verinn.ops.program import Program, Step
 
 
@@ -161,6 +163,8 @@ def first(relaxation: Relaxation, size: int, cuts: int = 0, allowed: Tensor | No
     program = relaxation.program
     alphas = {}
     for step, slots in slotted(program):
+        if not all(name in relaxation.intervals for name in step.node.inputs):
+            continue  # not bounded yet: what is asked for comes before
         guess = guessed(relaxation, step, slots)
         alphas[step.node.name] = guess.expand(size, *guess.shape[1:]).clone()
     none = torch.zeros((size, cuts), dtype=program.dtype, device=program.device)
@@ -171,9 +175,12 @@ def first(relaxation: Relaxation, size: int, cuts: int = 0, allowed: Tensor | No
 
 
 def guessed(relaxation: Relaxation, step: Step, slots: int) -> Tensor:
-    """The parameters (D, *slots, *shape) that a step's relaxation starts from."""
-    low, high = relaxation.intervals[step.node.inputs[0]]
-    if step.node.op in ("relu", "leaky_relu", "abs"):
+    """The parameters (D, *slots, *shape) that a step's relaxation starts from: about those of its own guess."""
+    boxes = [relaxation.intervals[name] for name in step.node.inputs]
+    if isinstance(step.op, Curve):
+        return step.op.guess(step.node, *boxes[0])
+    low, high = boxes[0]
+    if isinstance(step.op, Relu | LeakyRelu | Abs):
         return (high > -low).to(low.dtype)
     size = (len(low), *step.node.shape) if slots == 1 else (len(low), slots, *step.node.shape)
     return torch.full(size, 0.5, dtype=low.dtype, device=low.device)

@@ -18,7 +18,7 @@ from verinn.bounds.crown import LinearForm, Relaxation, dot
 from verinn.bounds.domain import bound_rows, relax, split_inputs
 from verinn.bounds.region import Region, clip, least, separate
 from verinn.bounds.rounding import cast_down, cast_up, sum_slack
-from verinn.ops.base import Elementwise
+from verinn.bounds.rows import flat
 from verinn.search.branch import branch
 from verinn.search.cuts import SplitRows
 from verinn.search.spec import Spec
@@ -178,12 +178,13 @@ def _refereed(careful: Task, domains: Domains, bounded: _Bounded, still: Tensor)
 
 
 def _settled(task: Task, relaxation: Relaxation) -> Tensor:
-    """Domains (D,) in which no ReLU is unstable: nothing but rounding, or a true violation, keeps them open."""
+    """Domains (D,) in which no step loses anything: nothing but rounding, or a true violation, keeps them open."""
     size = len(relaxation.intervals[task.program.graph.inputs[0].name][0])
     settled = torch.ones(size, dtype=torch.bool, device=task.program.device)
-    for step in task.relus:
-        assert isinstance(step.op, Elementwise)
-        settled &= ~step.op.loose(step.node, *relaxation.intervals[step.node.inputs[0]]).flatten(1).any(1)
+    for step in task.program.steps:
+        if not step.affine and bool(settled.any()):
+            for loose in step.loose([relaxation.intervals[name] for name in step.node.inputs]):
+                settled &= ~flat(loose).any(1)
     return settled
 
 

@@ -22,6 +22,7 @@ from verinn.bounds.crown import Backward, LinearForm, Relaxation
 from verinn.bounds.domain import relax
 from verinn.bounds.interval import Interval
 from verinn.bounds.optimise import Ask, Pace, Parameters, climb, evaluate, moved
+from verinn.bounds.region import Region, clip
 from verinn.bounds.rounding import cast_down, cast_up
 from verinn.bounds.rows import flat
 from verinn.ops.program import Program, Step
@@ -134,8 +135,16 @@ def explore_general(task: GeneralTask, domains: Pieces) -> Explored:
         return _told(task, None, closed, points)
     left, relaxation = left.select(live), moved(relaxation, found.parameters.alphas).select(live)
     met = {name: a[live] for name, a in met.items()}
+    left = clipped(left, form.exact(*ends), live)
     children, stuck = branch(task, left, relaxation, met, form.a[live, 0].abs())
     return _told(task, children, closed, points, stuck, float(left.worst.min()))
+
+
+def clipped(domains: Pieces, form: LinearForm, live: Tensor) -> Pieces:
+    """Boxes cut to where the bounds' forms (of the ``live`` domains) allow a violation (clip-and-verify)."""
+    row, c = form.a.expand(len(form.c), -1, -1)[live].double(), form.c[live]
+    box = clip(Region(domains.lower, domains.upper, row, c))
+    return replace(domains, lower=box.lower, upper=box.upper)
 
 
 def _told(
@@ -224,20 +233,18 @@ def branch(
     task: GeneralTask, domains: Pieces, relaxation: Relaxation, met: dict[str, Tensor], a: Tensor
 ) -> tuple[Pieces | None, int]:
     """Children of open domains, several levels at once while there are few; and how many can't be split."""
-    some = options(relaxation, met, task.names, task.candidates + 2)
-    some = with_halves(task, domains, some, a)
+    some = with_halves(task, domains, options(relaxation, met, task.names, task.candidates + 2), a)
+    real = (some.value != -1).any(1)
+    stuck = int((~real).sum())
+    if stuck:  # nothing can be split: float64 has the last word
+        stuck -= int(careful(task, domains.select(~real)).sum())
+        domains, some = domains.select(real), _picked(some, real)
+    if not len(domains):
+        return None, stuck
     levels = 1
     while len(domains) << (levels + 1) <= task.width and levels < 3:
         levels += 1
     order = chosen(task, domains, some, levels)
-    real = (some.value.gather(1, order) != -1).any(1)
-    stuck = int((~real).sum())
-    if stuck:  # nothing can be split: float64 has the last word
-        ends = (~real).nonzero().squeeze(1)
-        stuck -= int(careful(task, domains.select(ends)).sum())
-        domains, some, order = domains.select(real), _picked(some, real), order[real]
-    if not len(domains):
-        return None, stuck
     value, index, point = (x.gather(1, order) for x in (some.value, some.index, some.point))
     for level in range(value.shape[1]):
         size = len(domains)
@@ -254,17 +261,19 @@ def _picked(some: Options, rows: Tensor) -> Options:
 
 
 def with_halves(task: GeneralTask, domains: Pieces, some: Options, a: Tensor) -> Options:
-    """The candidates with the few inputs beside them whose halves move the bound most."""
-    if not task.halves:
-        return some
+    """The candidates with the inputs beside them whose halves move the bound most: a few where inputs are few,
+    and elsewhere one for domains in which no value can be split."""
+    count = max(1, task.halves)
     width = domains.upper - domains.lower
     middle = domains.lower + width / 2
     fine = (middle > domains.lower) & (middle < domains.upper)
-    score = torch.where(fine, a.double() * width + 1e-12 * width, -torch.inf)
-    best = score.topk(min(task.halves, score.shape[1]), 1)
-    value = torch.where(best.values > -torch.inf, BOX, -1)
+    score = torch.where(fine, (a.double() + 1e-12) * width, -torch.inf)
+    best = score.topk(min(count, score.shape[1]), 1)
+    wanted = best.values > -torch.inf
+    if not task.halves:
+        wanted &= (some.value == -1).all(1, keepdim=True)
     return Options(
-        torch.cat([value, some.value], 1),
+        torch.cat([torch.where(wanted, BOX, -1), some.value], 1),
         torch.cat([best.indices, some.index], 1),
         torch.cat([middle.gather(1, best.indices), some.point], 1),
         torch.cat([best.values, some.score], 1),

@@ -63,7 +63,7 @@ def rooted(
     program: Program, referee: Program, spec: Spec, case: int, expired: Callable[[], bool], effort: Effort
 ) -> GeneralTask | None:
     """The search for what the root leaves open of a case, or None where it leaves nothing."""
-    root = _Root(program, referee, spec, case, expired, effort)
+    root = Root(program, referee, spec, case, expired, effort)
     open_ = torch.arange(spec.conjunctions, device=spec.lower.device)
     open_ = root.plain(open_)
     began = time.monotonic()
@@ -78,7 +78,7 @@ def rooted(
     return root.task(open_) if len(open_) else None
 
 
-class _Root:
+class Root:
     """A case's box: its relaxation, which is made tighter, and the parameters found for each conjunction."""
 
     def __init__(
@@ -157,6 +157,14 @@ class _Root:
 
     def task(self, open_: Tensor) -> GeneralTask | None:
         """The search for what is open, unless float64 closes it."""
+        task = self.started(open_)
+        if self.referee is self.program:
+            return task
+        start = task.start.select(~careful(task, task.start))
+        return replace(task, start=start) if len(start) else None
+
+    def started(self, open_: Tensor) -> GeneralTask:
+        """The search for what is open, from the parameters found."""
         size = len(open_)
         known = {
             name: tuple(end.expand(size, *end.shape[1:]) for end in self.relaxation.intervals[name])
@@ -180,7 +188,7 @@ class _Root:
             torch.full((size,), 1.0 / self.spec.conjunctions, dtype=torch.float64, device=open_.device),
             torch.tensor(values, dtype=torch.float64, device=open_.device),
         )
-        task = GeneralTask(
+        return GeneralTask(
             self.program,
             self.referee,
             self.goals,
@@ -196,9 +204,6 @@ class _Root:
             budget=self.effort.budget,
             expired=self.expired,
         )
-        if self.referee is not self.program:
-            start = start.select(~careful(task, start))
-        return replace(task, start=start) if len(start) else None
 
 
 def joined(parts: list[Parameters]) -> Parameters:
