@@ -51,26 +51,28 @@ def limits(spec: Any, graph: Graph, seconds: float = 20.0) -> tuple[Limits, Call
     return Limits(32, False, lambda: time.monotonic() > until, attack), attempt
 
 
-def general(graph: Graph, case: Case, dtype: torch.dtype = torch.float32, **effort: Any) -> Outcome:
+def general(
+    graph: Graph, case: Case, dtype: torch.dtype = torch.float32, seconds: float = 20.0, **effort: Any
+) -> Outcome:
     """The search that splits values."""
     (spec,) = groups([case])
     given: dict[str, Any] = {"width": 32, "budget": 16 << 20, "halves": 0, "refine": False, "left": lambda: 20.0}
-    limit, attempt = limits(spec, graph)
+    limit, attempt = limits(spec, graph, seconds)
     program, referee = Program.prepare(graph, dtype), Program.prepare(graph, torch.float64)
     return search_general(program, referee, spec, limit, attempt, lambda *_: None, Effort(**given | effort))
 
 
-def boxes(graph: Graph, case: Case) -> Outcome:
+def boxes(graph: Graph, case: Case, seconds: float = 20.0) -> Outcome:
     """The search that splits boxes."""
     (spec,) = groups([case])
-    limit, attempt = limits(spec, graph)
+    limit, attempt = limits(spec, graph, seconds)
     program = Program.prepare(graph, torch.float64)
     return bab.search(Task(program, spec, program), limit, attempt, lambda *_: None)
 
 
 ENGINES: dict[str, Engine] = {
     "values": general,
-    "both": lambda g, c: general(g, c, halves=2, refine=True),
+    "both": lambda g, c, **more: general(g, c, halves=2, refine=True, **more),
     "boxes": boxes,
 }
 
@@ -179,7 +181,7 @@ def test_what_is_not_defined_proves_nothing(engine: str) -> None:
     for op in ("log", "reciprocal"):
         net = Net(np.random.default_rng(1))
         net.dense(net.add(op, net.dense("x", 1)), 1)
-        assert ENGINES[engine](net.graph(), below(-1e6)).verdict is not Verdict.UNSAT
+        assert ENGINES[engine](net.graph(), below(-1e6), seconds=1.0).verdict is not Verdict.UNSAT
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -50,6 +50,7 @@ def relax(
     budget: int = 256 << 20,
     cutter: Cutter | None = None,
     workers: int = 1,
+    relevant: Mapping[str, Tensor] | None = None,
 ) -> Relaxation:
     """Intervals of every value for boxes (D, n) in the program's dtype.
 
@@ -57,6 +58,7 @@ def relax(
     unstable inputs of nonlinear steps by CROWN. ``budget``: bytes for one block of coefficients.
     ``workers``: threads that bound blocks side by side, without a cutter; kernels had better use one each,
     since threads of a kernel wait for each other, badly so on a machine that is busy otherwise.
+    ``relevant``: the elements worth refining, by value (see ``relevance``); None: all.
     """
     lows, highs = split_inputs(program, lower), split_inputs(program, upper)
     known = inherited or {}
@@ -75,7 +77,10 @@ def relax(
         if cutter is not None and not isinstance(step.op, MaxPool):
             cutter.refresh(relaxation, step)
         if name in wanted:
-            relaxation.intervals[name] = _refined(relaxation, step, wanted[name], lower, upper, budget, cutter, workers)
+            mask = flat(loose(relaxation, name, wanted[name]))
+            if relevant is not None:
+                mask = mask & flat(relevant[name]) if name in relevant else torch.zeros_like(mask)
+            relaxation.intervals[name] = _refined(relaxation, step, mask, lower, upper, budget, cutter, workers)
     return relaxation
 
 
@@ -103,7 +108,7 @@ def targets(program: Program) -> dict[str, tuple[Step, ...]]:
 def _refined(
     relaxation: Relaxation,
     step: Step,
-    readers: tuple[Step, ...],
+    mask: Tensor,
     lower: Tensor,
     upper: Tensor,
     budget: int,
@@ -111,7 +116,6 @@ def _refined(
     workers: int,
 ) -> Interval:
     low, high = relaxation.intervals[step.node.name]
-    mask = flat(loose(relaxation, step.node.name, readers))
     if not bool(mask.any()):
         return low, high
     flat_low, flat_high = flat(low), flat(high)

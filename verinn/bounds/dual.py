@@ -53,15 +53,18 @@ class Columns:
         return torch.cat(parts, 1)
 
 
-def columns_of(relaxation: Relaxation) -> Columns:
-    """Columns for the neurons that are unstable in a relaxation of one domain."""
+def columns_of(relaxation: Relaxation, relevant: Mapping[str, Tensor] | None = None) -> Columns:
+    """Columns for the neurons that are unstable in a relaxation of one domain, of those that are ``relevant``."""
     names, sources, index, start = [], [], [], [0]
     for step in relaxation.program.steps:
         if step.node.op != "relu":
             continue
         assert isinstance(step.op, Elementwise)
         source = step.node.inputs[0]
-        loose = step.op.loose(step.node, *relaxation.intervals[source]).flatten().nonzero().squeeze(1)
+        loose = step.op.loose(step.node, *relaxation.intervals[source])
+        if relevant is not None:
+            loose = loose & relevant[source] if source in relevant else torch.zeros_like(loose)
+        loose = loose.flatten().nonzero().squeeze(1)
         names.append(step.node.name)
         sources.append(source)
         index.append(loose)

@@ -23,7 +23,6 @@ from verinn.bounds.interval import Interval, propagate
 from verinn.bounds.rounding import cast_down, sum_slack, unit
 from verinn.ops.activation import Abs, LeakyRelu, Relu
 from verinn.ops.base import Elementwise, Joint
-from verinn.ops.curve import Curve
 from verinn.ops.program import Program, Step
 
 
@@ -177,8 +176,9 @@ def first(relaxation: Relaxation, size: int, cuts: int = 0, allowed: Tensor | No
 def guessed(relaxation: Relaxation, step: Step, slots: int) -> Tensor:
     """The parameters (D, *slots, *shape) that a step's relaxation starts from: about those of its own guess."""
     boxes = [relaxation.intervals[name] for name in step.node.inputs]
-    if isinstance(step.op, Curve):
-        return step.op.guess(step.node, *boxes[0])
+    if hasattr(step.op, "guess"):
+        guess: Tensor = step.op.guess(step.node, *boxes[0])
+        return guess
     low, high = boxes[0]
     if isinstance(step.op, Relu | LeakyRelu | Abs):
         return (high > -low).to(low.dtype)
@@ -326,9 +326,10 @@ def tightened(
     pace: Pace,
     room: int,
     expired: Callable[[], bool] = lambda: False,
+    relevant: Mapping[str, Tensor] | None = None,
 ) -> Relaxation:
     """One domain's relaxation with intervals of what nonlinear steps read climbed, each element's with parameters
-    of its own. ``room``: bytes for one block of rows. When time is up the rest is left as it is."""
+    of its own, if they are ``relevant``. ``room``: bytes for one block of rows. When time is up the rest is left."""
     program = base.program
     wanted = targets(program)
     intervals = {value.name: base.intervals[value.name] for value in program.graph.inputs}
@@ -339,31 +340,34 @@ def tightened(
         made = propagate(step, [intervals[value] for value in step.node.inputs])
         intervals[name] = torch.maximum(made[0], known[0]), torch.minimum(made[1], known[1])
         if name in wanted and not expired():
-            intervals[name] = _climbed(relaxation, step, wanted[name], lower, upper, pace, room, expired)
+            mask = loose(relaxation, name, wanted[name])
+            if relevant is not None:
+                mask = mask & relevant[name] if name in relevant else torch.zeros_like(mask)
+            enough = 0.0 if all(map(settles, wanted[name])) else torch.inf
+            intervals[name] = _climbed(relaxation, step, mask, lower, upper, pace, enough, room, expired)
     return relaxation
 
 
 def _climbed(
     relaxation: Relaxation,
     step: Step,
-    readers: tuple[Step, ...],
+    mask: Tensor,
     lower: Tensor,
     upper: Tensor,
     pace: Pace,
+    enough: float,
     room: int,
     expired: Callable[[], bool],
 ) -> Interval:
     """The interval of a step's value, its loose elements climbed in blocks."""
     name = step.node.name
     low, high = relaxation.intervals[name]
-    mask = loose(relaxation, name, readers).flatten()
-    index = mask.nonzero().squeeze(1)
+    index = mask.flatten().nonzero().squeeze(1)
     if not len(index):
         return low, high
     flat = [low.flatten().clone(), -high.flatten()]
     rows = torch.cat([index, index])
     sign = torch.cat([torch.ones_like(index), -torch.ones_like(index)]).to(low.dtype)
-    enough = 0.0 if all(map(settles, readers)) else torch.inf
     size = max(1, room // (weight(relaxation.program) * low.element_size()))
     for part in torch.arange(len(rows), device=rows.device).split(size):
         if expired():

@@ -249,7 +249,7 @@ def branch(
     for level in range(value.shape[1]):
         size = len(domains)
         domains = split(task, domains, value[:, level], index[:, level], point[:, level])
-        both = torch.cat([torch.arange(size)] * 2).to(order.device)
+        both = torch.arange(size, device=order.device).repeat(2)
         kept = torch.cat([torch.ones(size, dtype=torch.bool, device=order.device), value[:, level] != -1])
         domains = domains.select(kept)
         value, index, point = (x[both][kept] for x in (value, index, point))

@@ -18,7 +18,7 @@ from verinn.result import Verdict
 from verinn.search.bab import Limits, Outcome, Tell, Try, search
 from verinn.search.candidates import kept
 from verinn.search.general import GeneralTask, careful
-from verinn.search.phased import goals_of
+from verinn.search.phased import goals_of, read_by
 from verinn.search.pieces import STORED, Pieces
 from verinn.search.spec import Spec
 
@@ -94,7 +94,8 @@ class Root:
         self.expired, self.effort = expired, effort
         self.lower, self.upper = spec.lower[case : case + 1], spec.upper[case : case + 1]
         self.ends = cast_down(self.lower, program.dtype), cast_up(self.upper, program.dtype)
-        self.relaxation = relax(program, *self.ends, budget=effort.budget)
+        self.relevant = read_by(program, spec, case)
+        self.relaxation = relax(program, *self.ends, budget=effort.budget, relevant=self.relevant)
         rows = torch.arange(spec.y.shape[1], device=spec.y.device)
         self.rows = rows
         self.goals: Goals = goals_of(spec, case, rows)
@@ -153,6 +154,7 @@ class Root:
             Pace(10, alpha=0.2),
             4 * self.effort.budget,
             lambda: self.expired() or time.monotonic() > until,
+            self.relevant,
         )
 
     def task(self, open_: Tensor) -> GeneralTask | None:

@@ -13,6 +13,7 @@ from verinn.bounds.climb import Goals, Multipliers, Pace, Rows, climb
 from verinn.bounds.crown import Relaxation
 from verinn.bounds.domain import relax
 from verinn.bounds.dual import Columns, columns_of
+from verinn.bounds.relevance import relevance
 from verinn.bounds.rounding import cast_down, cast_up
 from verinn.ops.program import Program
 from verinn.result import Verdict
@@ -37,19 +38,28 @@ class _Box:
     case: int
     width: int
     expired: Callable[[], bool]
+    relevant: dict[str, Tensor]
 
     @staticmethod
-    def of(careful: Relaxation, program: Program, spec: Spec, case: int, width: int, expired: Expired) -> _Box:
+    def of(
+        careful: Relaxation,
+        program: Program,
+        spec: Spec,
+        case: int,
+        width: int,
+        expired: Expired,
+        relevant: dict[str, Tensor],
+    ) -> _Box:
         """The box as the search sees it, from what is known of it in float64."""
         known = {
             name: (cast_down(low, program.dtype), cast_up(high, program.dtype))
             for name, (low, high) in careful.intervals.items()
         }
-        return _Box(Relaxation(program, known), careful, spec, case, width, expired)
+        return _Box(Relaxation(program, known), careful, spec, case, width, expired, relevant)
 
     @cached_property
     def columns(self) -> Columns:
-        return columns_of(self.relaxation)
+        return columns_of(self.relaxation, self.relevant)
 
     def task(self, goals: Goals, rows: Tensor) -> PhaseTask:
         """The search for a violation of all of some goals, of which ``rows`` (R,) are rows of the spec."""
@@ -150,18 +160,33 @@ def _tasks(
     """
     lower, upper = spec.lower[case : case + 1], spec.upper[case : case + 1]
     ends = cast_down(lower, program.dtype), cast_up(upper, program.dtype)
-    rough = relax(program, *ends, budget=budget, workers=workers)
+    relevant = read_by(program, spec, case)
+    rough = relax(program, *ends, budget=budget, workers=workers, relevant=relevant)
     known = {name: (low.double(), high.double()) for name, (low, high) in rough.intervals.items()}
     every = torch.arange(spec.conjunctions, device=spec.owner.device)
     if expired():
         return []
-    left = _open(_Box.of(Relaxation(referee, known), program, spec, case, width, expired), every)
+    left = _open(_Box.of(Relaxation(referee, known), program, spec, case, width, expired, relevant), every)
     if not left or expired() or program.dtype == torch.float64:
         return [task for _, _, task in left]
-    fine = relax(referee, lower, upper, known, budget=budget, workers=workers)
+    fine = relax(referee, lower, upper, known, budget=budget, workers=workers, relevant=relevant)
     again = torch.tensor([j for _, j, _ in left], device=every.device)
-    left = _open(_Box.of(fine, program, spec, case, width, expired), again)
+    left = _open(_Box.of(fine, program, spec, case, width, expired, relevant), again)
     return [task for _, _, task in left]
+
+
+def read_by(program: Program, spec: Spec, case: int) -> dict[str, Tensor]:
+    """The elements of values that the rows of a case can depend on (see ``relevance``)."""
+    outputs = program.graph.outputs
+    sizes = [torch.Size(program.shapes[out.value]).numel() for out in outputs]
+    read = spec.y[case] != 0
+    if spec.y_error is not None:
+        read = read | (spec.y_error[case] != 0)
+    start: dict[str, Tensor] = {}
+    for out, part in zip(outputs, read.any(0).split(sizes), strict=True):
+        mask = part.reshape(1, *program.shapes[out.value])
+        start[out.value] = start[out.value] | mask if out.value in start else mask
+    return relevance(program, start)
 
 
 def _open(box: _Box, conjunctions: Tensor) -> list[tuple[float, int, PhaseTask]]:
