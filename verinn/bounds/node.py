@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from verinn.bounds.crown import Backward, LinearForm, OneHot, Relaxation
-from verinn.bounds.domain import _loose, targets
+from verinn.bounds.domain import loose, targets
 from verinn.bounds.interval import Interval, propagate
 from verinn.bounds.perturbation import DOUBLE, Perturbation, settled
 from verinn.bounds.rounding import cast_down, cast_up, exact_kernels, gamma
@@ -187,7 +187,7 @@ def _relaxed(program: Program, region: Region, refine: bool) -> Relaxation:
         low, high = low.expand(region.size, *low.shape[1:]), high.expand(region.size, *high.shape[1:])
         relaxation.intervals[name] = low, high
         if name in wanted:
-            index = _loose(relaxation, name, wanted[name]).flatten(1).any(0).nonzero().squeeze(1)
+            index = loose(relaxation, name, wanted[name]).flatten(1).any(0).nonzero().squeeze(1)
             if len(index):
                 found = _both(relaxation, region, name, index, None, False)
                 relaxation.intervals[name] = _tightened(low, high, index, found)
