@@ -32,8 +32,8 @@ FACTORIES = {
 #: what works on the CPU, whatever the device of a run: replays, rationals, what is read, the draws of the attack
 ON_THE_CPU = {"attack/pgd.py", "attack/replay.py", "passes/replay.py", "passes/scatter.py"}
 ON_THE_CPU |= {"exact/rational.py", "search/spec.py"}
-#: whole rooms that compute on the CPU only: training of audited networks, exact meanings, regions of a grid
-CPU_ROOMS = ("audit/", "exact/encoding/", "exact/smt/", "region/")
+#: whole rooms that compute on the CPU only: training of audited networks, exact meanings, regions of a grid, bounds for Python
+CPU_ROOMS = ("audit/", "exact/encoding/", "exact/smt/", "region/", "bounds/node.py", "bounds/substitution.py")
 
 
 def without_device(path: Path) -> list[str]:
