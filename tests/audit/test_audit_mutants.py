@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from verinn.audit.case import Case, files, finished
@@ -11,8 +12,8 @@ from verinn.audit.mutants.catalogue import MUTANTS
 from verinn.audit.mutants.hunt import HEALTHY, Bounds, hunt
 from verinn.audit.mutants.patch import Patch
 from verinn.audit.numeric import rounding
-from verinn.audit.query import text
-from verinn.audit.sketch import packed
+from verinn.audit.query import Query, Tensor, box, linear, text
+from verinn.audit.sketch import Sketch, packed
 from verinn.cli import main
 from verinn.search import plan
 
@@ -36,9 +37,22 @@ def write(cases: list[Case], folder: Path) -> Path:
     return folder
 
 
+def doubled() -> Case:
+    """y = 2 (x0 + x1) through alpha of Gemm: at least 3 somewhere in the unit box, but not without alpha."""
+    sketch = Sketch()
+    weight = sketch.weight([[1.0], [1.0]])
+    sketch.output(sketch.node("Gemm", sketch.input([1, 2]), weight, sketch.weight([0.0]), alpha=2.0), [1, 1])
+    tensors = (Tensor("x", (1, 2), False), Tensor("y", (1, 1), True))
+    asked = (*box("x", [0, 0], [1, 1]), linear({("y", 0): 1}, ">=", 3))
+    point = {"x": np.ones(2, np.float32)}
+    return Case(
+        "gemm", {"f": sketch.model()}, Query(tensors, asked), "sat", "plain", "alpha", point, sketch.operators()
+    )
+
+
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(list(rounding([3], 1)), tmp_path_factory.mktemp("mutants") / "suite")
+    return write([*rounding([3], 1), doubled()], tmp_path_factory.mktemp("mutants") / "suite")
 
 
 def test_exact_arithmetic_and_a_float32_execution_agree_on_every_rounding_case(suite: Path) -> None:
@@ -89,6 +103,13 @@ def test_mutants_are_caught(name: str, suite: Path) -> None:
     catch = hunt(loaded, small, MUTANTS[name], Bounds(timeout=10.0, patience=100.0))
     assert (catch.how, catch.family) == ("unsound", "rounding"), catch
     assert catch.calls > 0
+
+
+def test_the_guard_at_load_is_off_for_faults_of_the_reader(suite: Path) -> None:
+    loaded = load_suite(suite)
+    mine = [instance for instance in loaded.instances if instance.family == "gemm"]
+    catch = hunt(loaded, mine, MUTANTS["gemm-alpha"], Bounds(timeout=10.0, patience=100.0))
+    assert (catch.how, catch.family) == ("unsound", "gemm"), catch
 
 
 def test_without_a_fault_and_without_luck_nothing_wrong_is_said(suite: Path) -> None:

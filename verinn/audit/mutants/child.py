@@ -50,7 +50,7 @@ def unguarded(patch: Any) -> None:
     """The model as read is not compared with ONNX Runtime."""
     from verinn.search import problem
 
-    patch.here(problem, "agree", lambda original: lambda *given: None)
+    patch.here(problem, "agree", lambda original: lambda *given, **named: None)
 
 
 def _answer(model: str, prop: str, job: dict[str, Any]) -> dict[str, Any]:

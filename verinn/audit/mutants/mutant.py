@@ -17,7 +17,8 @@ class Mutant:
     counterexample may be found, by attack or luck, so that only proofs speak: a fault in a proof shows as a
     wrong `unsat` rather than being covered by a quick attack. ``unguarded``: the comparison with ONNX Runtime
     at load is off, which would refuse the model before the fault can show. ``helper``: the search may start its
-    second process. ``where``: words of families, operators or shapes on which it is tried first.
+    second process. ``where``: words of families, operators or shapes on which it is tried first; those joined by a
+    plus must all be there.
     """
 
     name: str
@@ -31,7 +32,10 @@ class Mutant:
 
     def rank(self, instance: Instance) -> tuple[int, float, int]:
         """Where the instance stands in the order in which they are tried: apt ones first, small ones first."""
-        words = {instance.family, instance.shape, *instance.operators}
-        text = " ".join(words).lower()
-        place = next((i for i, word in enumerate(self.where) if word.lower() in text), len(self.where))
+        text = " ".join((instance.family, instance.shape, *instance.operators)).lower()
+        place = next((i for i, words in enumerate(self.where) if _all(words.lower(), text)), len(self.where))
         return place, float(instance.inputs > 12), instance.parameters
+
+
+def _all(words: str, text: str) -> bool:
+    return all(word in text for word in words.split("+"))
