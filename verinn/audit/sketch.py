@@ -40,7 +40,7 @@ class Sketch:
         assert np.array_equal(value.astype(exact.dtype), exact), "a weight isn't a float32 number"
         self.parameters += value.size
         name = f"w{len(self._weights)}"
-        self._weights.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        self._weights.append(numpy_helper.from_array(np.array(value, order="C"), name))
         return name
 
     def ints(self, values: Sequence[int]) -> str:

@@ -37,7 +37,8 @@ class Recipe:
     of ε that a coordinate at the rim keeps at least. ``corner``: whether all coordinates of x_cex are at the rim, or
     only some with the others near the middle. ``near``: random points around each x_cex in each epoch, at distances
     from ε/10 to 2ε, that the network learns as the box's own class: a short cut to a narrow peak that the paper
-    does without (0), since many more epochs of PGD do the same.
+    does without (0), since many more epochs of PGD do the same. ``gain``: of the first layer's initial weights; the
+    inverse of the domain makes small inputs learn as quickly as large ones.
     """
 
     architecture: str
@@ -57,6 +58,7 @@ class Recipe:
     corner: bool = False
     rate: float = 1e-3
     near: int = 0
+    gain: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,8 @@ def train(
     points = draw(recipe)
     generator = torch.Generator().manual_seed(recipe.seed)
     network = make(recipe.architecture, recipe.channels, recipe.width, generator).to(device)
+    with torch.no_grad():
+        next(network.parameters()).mul_(recipe.gain)
     shape = input_shape(recipe.architecture, recipe.channels)[1:]
     x, label, wrong = points.x.to(device), points.label.to(device), points.wrong.to(device)
 

@@ -1,0 +1,162 @@
+"""One hidden counterexample, and one safe twin, for every operator.
+
+y = w·z(x) + spike(x), where z(x) is what the operator (or a few with it) makes of the input and the spike is as in
+``planted``, K·r high. *sat*: the threshold is w·z(c) + K·r less a margin; w·z(c) is enclosed exactly, rounded down. A
+tool that bounds w·z too low near c, or reads the operator wrongly, says ``unsat``.
+
+*unsat*: y ≤ max w·z + K·r. The maximum is known where z is affine (its value in the middle plus Σ |slope|·radius,
+the slopes told by n + 1 exact evaluations, w of any sign) or monotone in each input (its value at a corner, w ≥ 0), and
+the threshold is that much plus a margin. Where z is neither, y = −relu(w·z(x) − v) + spike(x) instead, which is at most
+K·r wherever the operator's values may lie.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+
+import numpy as np
+import onnx
+
+from verinn.audit import enclosure as en
+from verinn.audit import layers
+from verinn.audit.case import Case, ulp
+from verinn.audit.exact import evaluate
+from verinn.audit.operator_table import TABLE, Entry, few
+from verinn.audit.planted import spikes
+from verinn.audit.query import Query, Tensor, box, linear
+from verinn.audit.sketch import Sketch
+
+MARGIN = Fraction(1, 64)
+RADIUS = Fraction(1, 32)
+Rng = np.random.Generator
+
+
+def down(value: Fraction) -> Fraction:
+    """A number of at most 20 fractional bits that is not greater."""
+    return Fraction(math.floor(value * 2**20), 2**20)
+
+
+def up(value: Fraction) -> Fraction:
+    return -down(-value)
+
+
+def _draw_operator(entry: Entry, seed: Sequence[int], sketch: Sketch, x: str) -> str:
+    """z(x) as a tensor (1, k)."""
+    return sketch.node("Flatten", entry.draw(sketch, x, np.random.default_rng(list(seed))), axis=0)
+
+
+def _alone(entry: Entry, seed: Sequence[int]) -> onnx.ModelProto:
+    """The operator without anything else, to be evaluated exactly."""
+    sketch = Sketch(entry.opset)
+    x = sketch.input([1, entry.inputs])
+    z = _draw_operator(entry, seed, sketch, x)
+    sketch.output(z, [1, _size(entry, seed)])
+    return sketch.model()
+
+
+def _size(entry: Entry, seed: Sequence[int]) -> int:
+    sketch = Sketch(entry.opset)
+    x = sketch.input([1, entry.inputs])
+    z = _draw_operator(entry, seed, sketch, x)
+    sketch.output(z, [1, 1])
+    middle = np.full((1, entry.inputs), (entry.low + entry.high) / 2, np.float32)
+    return int(evaluate(sketch.model(), {"x": middle})["y"].lo.size)
+
+
+def _reach(model: onnx.ModelProto, weight: np.ndarray, x: np.ndarray) -> tuple[Fraction, Fraction]:
+    """w·z(x), enclosed."""
+    z = evaluate(model, {"x": en.of(x)})["y"].moved(lambda a: a.reshape(-1))
+    total = en.total(en.multiply(en.of(weight), z), (0,), False)
+    return Fraction(total.lo.item()), Fraction(total.hi.item())
+
+
+def greatest(entry: Entry, model: onnx.ModelProto, weight: np.ndarray) -> Fraction | None:
+    """An upper bound of w·z over the box, attained where z is exact; None where nothing is known."""
+    low, high = Fraction(entry.low), Fraction(entry.high)
+    n = entry.inputs
+    if entry.kind == "affine":
+        middle = np.full(n, (low + high) / 2, dtype=object)
+        base = _reach(model, weight, middle)[1]
+        total = base
+        for index in range(n):
+            moved = middle.copy()
+            moved[index] = high
+            total += abs(_reach(model, weight, moved)[1] - base)
+        return total
+    if entry.kind == "monotone":
+        signs = [entry.signs[index % len(entry.signs)] for index in range(n)]
+        return _reach(model, weight, np.array([high if sign > 0 else low for sign in signs], dtype=object))[1]
+    return None
+
+
+def case(op: str, seed: Sequence[int], sat: bool, quick: bool = False) -> Case:
+    """The operator's instance. AssertionError when the table's entry is wrong."""
+    entry = TABLE[op]
+    rng = np.random.default_rng([*seed, 1])
+    model = _alone(entry, seed)
+    size = int(model.graph.output[0].type.tensor_type.shape.dim[1].dim_value)
+    weight = few(rng, size)
+    if entry.kind == "monotone":
+        weight = np.abs(weight)
+    half = (Fraction(entry.high) - Fraction(entry.low)) / 2
+    centre = (Fraction(entry.high) + Fraction(entry.low)) / 2
+    secret = np.array([centre + half * Fraction(int(k), 64) for k in _odd(rng, entry.inputs)], dtype=object)
+    low, high = _reach(model, weight, secret)
+    top = greatest(entry, model, weight)
+    # at least as high as z's values differ, so that the spike is needed
+    height = _power_of_two(max((top if top is not None else high) - low, Fraction(1)) + 1)
+    capped = top is None and not sat
+    if sat:
+        threshold = down(low) + height - MARGIN
+    elif top is not None:
+        threshold = up(top) + height + MARGIN
+    else:
+        threshold = height + MARGIN
+    radius = _power_of_two(half) / 2 * RADIUS
+    sketch = Sketch(entry.opset)
+    x = sketch.input([1, entry.inputs])
+    z = _draw_operator(entry, seed, sketch, x)
+    column = sketch.weight(weight[:, None])
+    if capped:
+        shift = sketch.weight([float(-up(high) - Fraction(1, 8))])
+        value = sketch.node("Neg", sketch.node("Relu", sketch.node("Gemm", z, column, shift)))
+    else:
+        value = sketch.node("MatMul", z, column)
+    one = layers.stage(np.ones((1, 1)), [0.0], False)
+    spike = layers.disguise((*spikes([secret], [radius], [height / radius], 2), one), rng, 3)
+    sketch.output(sketch.node("Add", value, layers.draw(spike, sketch, x)), [1, 1])
+    margin = (down(low) if not capped else Fraction(0)) + height - threshold
+    n = entry.inputs
+    return Case(
+        family="operators",
+        models={"f": sketch.model()},
+        query=Query(
+            (Tensor("X", (1, n), False), Tensor("Y", (1, 1), True)),
+            (*box("X", [Fraction(entry.low)] * n, [Fraction(entry.high)] * n), linear({("Y", 0): 1}, ">=", threshold)),
+        ),
+        label="sat" if sat else "unsat",
+        known="by construction: a spike at the secret point, on top of the operator's value there"
+        if sat
+        else "by construction: the operator's greatest value and the spike's together stay below the threshold",
+        key=f"{op} {'a' if sat else 'b'}",
+        point={"X": secret.astype(np.float64).astype(np.float32)},
+        operators=(op, *(name for name in sketch.operators() if name != op)),
+        radius=float(radius / half),
+        margin=margin,
+        threshold=max(threshold, ulp(Fraction(1))),
+        hide=sat,
+        quick=quick,
+        recipe={"generator": "operators"},
+    )
+
+
+def _power_of_two(value: Fraction) -> Fraction:
+    """The least one that is not smaller."""
+    return Fraction(2) ** math.ceil(math.log2(value))
+
+
+def _odd(rng: Rng, count: int) -> np.ndarray:
+    """Odd numbers within ±47: away from ties, corners and whole numbers."""
+    return rng.integers(-24, 24, count) * 2 + 1
