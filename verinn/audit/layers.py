@@ -171,15 +171,35 @@ def disguise(net: Net, rng: Rng, rounds: int = 6, wide: int = 64) -> Net:
             mixes += 1
         if len(net[at].bias) > wide and move in (double, pass_through):
             continue
-        net = move(net, at, rng)
+        net = _kept(move(net, at, rng), net)
     for at in range(len(net) - 1):
-        net = rescale(permute(net, at, rng), at, rng, reach=2)
+        net = permute(net, at, rng)
+        net = _kept(rescale(net, at, rng, reach=2), net)
     if rng.random() < 0.3:
         linear = [at for at in range(len(net) - 1) if not net[at].relu]
-        net = merge(net, int(rng.choice(linear))) if linear else net
+        net = _kept(merge(net, int(rng.choice(linear))), net) if linear else net
     if rng.random() < 0.5:
-        net = normalise(net, int(rng.integers(0, len(net) - 1)), rng)
+        net = _kept(normalise(net, int(rng.integers(0, len(net) - 1)), rng), net)
     return net
+
+
+def _kept(new: Net, old: Net) -> Net:
+    """The new network if float32 holds all of its weights, else the old one."""
+    for part in new:
+        for array in _drawn(part):
+            near = array.astype(np.float64).astype(np.float32)
+            if bool(np.any(en.of(near).lo != array)):
+                return old
+    return new
+
+
+def _drawn(part: Stage) -> tuple[np.ndarray, np.ndarray]:
+    """Weight and bias before the stage's batch normalisation, if it has one."""
+    if part.norm is None:
+        return part.weight, part.bias
+    scale, root, mean, shift = part.norm
+    weight = np.asarray(part.weight * (root / scale)[:, None], dtype=object)
+    return weight, np.asarray((part.bias - shift) * root / scale + mean, dtype=object)
 
 
 # -- drawing -------------------------------------------------------------------------------------------------
@@ -191,11 +211,7 @@ def draw(net: Net, sketch: Sketch, x: str, style: str = "gemm") -> str:
     """The stages as ONNX nodes on a tensor (1, n); ``style``: ``gemm``, ``matmul`` (and Add), or ``plain``
     (Gemm without transposition). AssertionError when float32 can't hold a weight."""
     for part in net:
-        weight, bias = part.weight, part.bias
-        if part.norm is not None:
-            scale, root, mean, shift = part.norm
-            weight = weight * (root / scale)[:, None]
-            bias = (bias - shift) * root / scale + mean
+        weight, bias = _drawn(part)
         w, b = weight.astype(np.float64), bias.astype(np.float64)
         if style == "gemm":
             x = sketch.node("Gemm", x, sketch.weight(w), sketch.weight(b), transB=1)

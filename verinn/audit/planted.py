@@ -28,7 +28,7 @@ import numpy as np
 
 from verinn.audit import enclosure as en
 from verinn.audit import layers
-from verinn.audit.case import Case, ulp
+from verinn.audit.case import Case
 from verinn.audit.layers import Net, Rng, Stage, blocks, stage, zeros
 from verinn.audit.query import Formula, Or, Query, Tensor, box, linear
 from verinn.audit.sketch import Sketch
@@ -231,13 +231,11 @@ def heights(plan: Plan) -> tuple[Fraction, Fraction, Fraction]:
     height = Fraction(1) + loss if plan.host == "cap" else Fraction(2)
     top = height - loss if plan.host == "cap" else height / 2
     if plan.ulps is not None:
-        if plan.ulps >= 0:
-            return height, top, Fraction(float(_steps(top, -plan.ulps)))
-        return height, top, Fraction(float(_steps(top, -plan.ulps)))
+        return height, top, Fraction(float(steps(top, -plan.ulps)))
     return height, top, top - plan.margin
 
 
-def _steps(value: Fraction, count: int) -> np.float32:
+def steps(value: Fraction, count: int) -> np.float32:
     """``count`` float32 numbers further."""
     near = np.float32(float(value))
     for _ in range(abs(count)):
@@ -288,7 +286,7 @@ def planted(plan: Plan, seed: Sequence[int], key: str, quick: bool = False) -> C
         operators=sketch.operators(),
         radius=float(plan.radius),
         margin=margin,
-        threshold=threshold if threshold else ulp(Fraction(0)) * 0 + Fraction(1),
+        threshold=threshold or Fraction(1),
         shape="or" if plan.classes > 2 else "box",
         hide=sat,
         quick=quick,
