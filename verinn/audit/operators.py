@@ -27,6 +27,7 @@ from verinn.audit.operator_table import TABLE, Entry, few
 from verinn.audit.planted import spikes
 from verinn.audit.query import Query, Tensor, box, linear
 from verinn.audit.sketch import Sketch
+from verinn.audit.templates import TEMPLATES
 
 MARGIN = Fraction(1, 64)
 RADIUS = Fraction(1, 32)
@@ -92,8 +93,9 @@ def greatest(entry: Entry, model: onnx.ModelProto, weight: np.ndarray) -> Fracti
 
 
 def case(op: str, seed: Sequence[int], sat: bool, quick: bool = False) -> Case:
-    """The operator's instance. AssertionError when the table's entry is wrong."""
-    entry = TABLE[op]
+    """The instance of an operator, or of a template by its name. AssertionError when the table's entry is wrong."""
+    entry = TABLE.get(op) or TEMPLATES[op]
+    template = op in TEMPLATES
     rng = np.random.default_rng([*seed, 1])
     model = _alone(entry, seed)
     size = int(model.graph.output[0].type.tensor_type.shape.dim[1].dim_value)
@@ -103,6 +105,8 @@ def case(op: str, seed: Sequence[int], sat: bool, quick: bool = False) -> Case:
     half = (Fraction(entry.high) - Fraction(entry.low)) / 2
     centre = (Fraction(entry.high) + Fraction(entry.low)) / 2
     secret = np.array([centre + half * Fraction(int(k), 64) for k in _odd(rng, entry.inputs)], dtype=object)
+    if template:
+        secret = _near_top(entry, rng)
     low, high = _reach(model, weight, secret)
     top = greatest(entry, model, weight)
     # at least as high as z's values differ, so that the spike is needed
@@ -130,7 +134,7 @@ def case(op: str, seed: Sequence[int], sat: bool, quick: bool = False) -> Case:
     margin = (down(low) if not capped else Fraction(0)) + height - threshold
     n = entry.inputs
     return Case(
-        family="operators",
+        family="templates" if template else "operators",
         models={"f": sketch.model()},
         query=Query(
             (Tensor("X", (1, n), False), Tensor("Y", (1, 1), True)),
@@ -142,14 +146,23 @@ def case(op: str, seed: Sequence[int], sat: bool, quick: bool = False) -> Case:
         else "by construction: the operator's greatest value and the spike's together stay below the threshold",
         key=f"{op} {'a' if sat else 'b'}",
         point={"X": secret.astype(np.float64).astype(np.float32)},
-        operators=(op, *(name for name in sketch.operators() if name != op)),
+        operators=(entry.op, *(name for name in sketch.operators() if name != entry.op)),
         radius=float(radius / half),
         margin=margin,
         threshold=max(threshold, ulp(Fraction(1))),
         hide=sat,
         quick=quick,
-        recipe={"generator": "operators"},
+        shape=op if template else "box",
+        recipe={"generator": "templates" if template else "operators"},
     )
+
+
+def _near_top(entry: Entry, rng: Rng) -> np.ndarray:
+    """A point a tenth of the box's width, or a little less, from the corner where z is greatest."""
+    low, high = Fraction(entry.low), Fraction(entry.high)
+    signs = [entry.signs[index % len(entry.signs)] for index in range(entry.inputs)]
+    steps = [Fraction(int(k), 128) * (high - low) for k in rng.integers(3, 12, entry.inputs)]
+    return np.array([high - d if sign > 0 else low + d for sign, d in zip(signs, steps, strict=True)], dtype=object)
 
 
 def _power_of_two(value: Fraction) -> Fraction:

@@ -117,7 +117,8 @@ def _corner(rng: Rng, inputs: int) -> Made:
 def _monotone(rng: Rng, inputs: int) -> Made:
     signs = en.of(rng.choice([-1.0, 1.0], inputs)).lo
     host = random_net(rng, inputs, 10, 2, 1)
-    stages = [Stage(abs(part.weight), part.bias / 2 + Fraction(-1, 4), part.relu) for part in host]
+    drop = en.of(0.25).lo
+    stages = [Stage(abs(part.weight), np.asarray(part.bias / 2 - drop, dtype=object), part.relu) for part in host]
     stages[0] = Stage(stages[0].weight * signs[None], stages[0].bias, True)
     net: Net = tuple(stages)
     return net, signs, layers.evaluate(net, signs)[0], False, Fraction(1)

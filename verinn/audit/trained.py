@@ -12,10 +12,13 @@ The clean boxes have no label: nobody knows.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,6 +26,9 @@ from torch import Tensor
 
 from verinn.audit import attacks
 from verinn.audit.architectures import Chain, input_shape, make
+from verinn.audit.case import Case
+from verinn.audit.query import Query, box, linear
+from verinn.audit.query import Tensor as Declared
 from verinn.audit.sketch import Sketch
 
 DOMAIN = 0.1  # inputs of x0 lie in [-DOMAIN, DOMAIN]
@@ -216,6 +222,79 @@ def _surviving(run: Callable[[Tensor], Tensor], points: Points, device: str, rec
 
         alive += not attacks.run(margin, low, high, attack, seed)["found"]
     return alive
+
+
+def digest(recipe: Recipe) -> str:
+    """A short name for the recipe."""
+    return hashlib.sha256(repr(sorted(asdict(recipe).items())).encode()).hexdigest()[:12]
+
+
+def trained(recipe: Recipe, recorded: Path | None, device: str = "cpu") -> tuple[Chain, Points]:
+    """The network of a recipe: from recorded weights where the folder ``recorded`` has them, else trained now.
+
+    Training is repeated bit for bit on one machine only; recorded weights make a suite the same everywhere.
+    """
+    file = None if recorded is None else recorded / f"{digest(recipe)}.npz"
+    if file is None or not file.exists():
+        network, points, _ = train(recipe, device)
+        return network, points
+    network = make(recipe.architecture, recipe.channels, recipe.width, torch.Generator().manual_seed(recipe.seed))
+    with np.load(file) as arrays:
+        network.load_state_dict({name: torch.from_numpy(arrays[name]) for name in arrays.files})
+    return network, draw(recipe)
+
+
+def record(network: Chain, recipe: Recipe, folder: Path) -> None:
+    """Write the weights where ``trained`` finds them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {name: value.numpy() for name, value in network.state_dict().items()}
+    np.savez_compressed(folder / f"{digest(recipe)}.npz", allow_pickle=False, **arrays)
+
+
+def cases(network: Chain, points: Points, recipe: Recipe, many: Sequence[attacks.Attack], clean: int = 0) -> list[Case]:
+    """An instance for each pair whose x_cex is misclassified and x0 is not, and for ``clean`` clean points.
+
+    The attacks run on torch's own evaluation of the network, here and now; what they find is recorded.
+    """
+    model = drawn(network, recipe).model()
+    shape = input_shape(recipe.architecture, recipe.channels)
+    made = []
+    for index in range(recipe.pairs + clean):
+        hidden = index < recipe.pairs
+        label = int(points.label[index])
+        one = points.label[index : index + 1]
+
+        def margin(z: Tensor, one: Tensor = one) -> Tensor:
+            return margins(lambda flat: network(flat.reshape(-1, *shape[1:])), z, one.expand(len(z)))
+
+        with torch.no_grad():
+            lead = float(margin(points.wrong[index : index + 1])[0]) if hidden else 0.0
+            if float(margin(points.x[index : index + 1])[0]) >= 0 or (hidden and lead <= 0):
+                continue  # not learnt
+        low, high = points.x[index] - points.epsilon, points.x[index] + points.epsilon
+        found = attacks.run_all(margin, low, high, many, recipe.seed) if hidden else ()
+        row = linear({("Y", 1 - label): 1, ("Y", label): -1}, ">=", 0)
+        bounds = box("X", [Fraction(v) for v in low.tolist()], [Fraction(v) for v in high.tolist()])
+        made.append(
+            Case(
+                family="trained" if hidden else "clean",
+                models={"f": model},
+                query=Query((Declared("X", shape, False), Declared("Y", (1, 2), True)), (*bounds, row)),
+                label="sat" if hidden else None,
+                known="trained: the network misclassifies the recorded point" if hidden else "nobody knows",
+                key=f"{recipe.architecture} {recipe.seed} {index}",
+                point={"X": points.wrong[index].numpy()} if hidden else None,
+                operators=drawn(network, recipe).operators(),
+                radius=recipe.radius,
+                margin=Fraction(lead) if hidden else None,
+                shape=recipe.architecture,
+                timeout=100.0,
+                hide=hidden,
+                recipe={"generator": f"trained {digest(recipe)}"},
+                attacks=found,
+            )
+        )
+    return made
 
 
 def drawn(network: Chain, recipe: Recipe) -> Sketch:

@@ -1,0 +1,22 @@
+"""The trained networks of each size of suite."""
+
+from __future__ import annotations
+
+from verinn.audit.trained import Recipe
+
+# Of reduced size: minutes each on one core.
+COMMITTED = (
+    Recipe("mlp4", pairs=2, width=0.2, epochs=4500, window=60, steps=20, restarts=16, keep=4, near=60, gain=10.0,
+           rate=0.002, seed=1),
+)  # fmt: skip
+
+# As the paper's 26: two radii each, images of one and three channels; and a residual network.
+FULL = (
+    *(Recipe(name, radius=radius) for name in ("mlp4", "mlp5") for radius in (0.2, 0.5)),
+    *(
+        Recipe(name, channels=channels, radius=radius)
+        for name in ("cnn1", "cnn2", "cnn3", "avgpool", "tanh", "sigmoid", "residual", "vit")
+        for channels in (1, 3)
+        for radius in (0.2, 0.5)
+    ),
+)
