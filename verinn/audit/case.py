@@ -22,8 +22,6 @@ from verinn.audit.enclosure import Enclosure
 from verinn.audit.instance import Instance, Truth
 from verinn.audit.query import Query, Tensor, holds
 
-ROUNDING = "rounding"
-
 
 @dataclass(frozen=True, eq=False)
 class Case:

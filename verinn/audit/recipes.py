@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 
-from verinn.audit import metamorphic, operators, provable, rounding, shapes
+from verinn.audit import metamorphic, numeric, operators, provable, semantics, shapes
 from verinn.audit.case import Case
 from verinn.audit.metamorphic import Link
 from verinn.audit.operator_table import TABLE
@@ -74,5 +74,6 @@ def cases(seed: int) -> tuple[list[Case], list[Link]]:
         group, relations = metamorphic.group(sat, [seed, 6, index])
         made += [replace(case, quick=case.shape in ("base", "right")) for case in group]
         links += relations
-    made += [rounding.case(4 + index, [seed, 7, index]) for index in range(4)]
+    made += [semantics.case(4 + index, [seed, 7, index]) for index in range(4)]
+    made += list(numeric.rounding([seed, 8]))
     return made, links

@@ -34,7 +34,7 @@ def case(inputs: int, seed: Sequence[int]) -> Case:
         point = rng.uniform(-1, 1, inputs).astype(np.float32)
         number = [Fraction(float(value)) for value in point]
         made = Case(
-            family="rounding",
+            family="semantics",
             models={"f": sketch.model()},
             query=Query((Tensor("X", (1, inputs), False), Tensor("Y", (1, 1), True)), ()),
             label=None,
@@ -43,7 +43,7 @@ def case(inputs: int, seed: Sequence[int]) -> Case:
             point={"X": point},
             operators=sketch.operators(),
             shape="point-inputs",
-            recipe={"generator": "rounding"},
+            recipe={"generator": "semantics"},
         )
         exact = Fraction(outputs(made, exact_outputs)["Y"].lo.item())
         runtime = Fraction(outputs(made, runtime_outputs)["Y"].lo.item())
