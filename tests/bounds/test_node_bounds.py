@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -191,6 +193,42 @@ def model(activation: str = "Relu") -> onnx.ModelProto:
         [numpy_helper.from_array(w.astype(np.float32), name) for name, w in (("W", W), ("V", V))],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+
+
+def test_perturbed_weights(tmp_path: Path) -> None:
+    """Both weights and the input move at once; every sample is within."""
+    onnx.save(model(), tmp_path / "m.onnx")
+    w, v = (torch.from_numpy(a.astype(np.float32)).double() for a in (W, V))
+    x = torch.randn((1, 4), dtype=torch.float64)
+    sets = {"x": Box(x - 0.05, x + 0.05), "W": Ball(w, 0.1, 2), "V": Box(v - 0.02, v + 0.02)}
+    found = verinn.bounds(tmp_path / "m.onnx", sets, method="crown")
+    wide = verinn.bounds(tmp_path / "m.onnx", sets, method="ibp")
+    assert bool((wide.upper - wide.lower >= found.upper - found.lower - 1e-12).all())
+    for _ in range(300):
+        d = torch.randn_like(w)
+        one = w + d / d.norm() * 0.0999
+        two = v + 0.02 * torch.randn_like(v).sign() * (1 - 1e-12)
+        y = ((x + 0.05 * (torch.rand_like(x) * 2 - 1)) @ one).relu() @ two
+        assert bool((found.lower <= y).all() and (y <= found.upper).all())
+    still = verinn.bounds(tmp_path / "m.onnx", {"x": Box(x, x), "W": Box(w, w)})
+    assert torch.allclose(still.lower, (x @ w).relu() @ v, atol=1e-6)
+
+
+def test_certified_training_raises_the_bound() -> None:
+    """Weights as points with gradients: a few steps on the bound of a margin lift it."""
+    graph = verinn.load(model(), weights=["W", "V"])
+    w, v = (torch.from_numpy(a).clone().requires_grad_(True) for a in (W, V))
+    x = torch.tensor([[0.3, -0.2, 0.5, 0.1]], dtype=torch.float64)
+    margins = []
+    for _ in range(6):
+        bound = verinn.bounds(graph, {"x": Ball(x, 0.2, 2), "W": Box(w, w), "V": Box(v, v)})
+        margins.append(bound.lower[0, 0] - bound.upper[0, 1:].amax())
+        slopes = torch.autograd.grad(margins[-1], (w, v))
+        with torch.no_grad():
+            for weight, slope in zip((w, v), slopes, strict=True):
+                weight += 0.02 * slope
+    assert float((margins[-1] - margins[0]).detach()) > 0.1
+    assert all(after > before for before, after in pairwise(margins))
 
 
 @pytest.mark.parametrize(
