@@ -119,5 +119,8 @@ def _gradient(program: Program, spec: Spec, case: Tensor, x: Tensor, mine: Tenso
         y = program.flat(moving.to(program.dtype)).double()
         rows = spec.values(case, moving, y)
         loss = rows.masked_fill(~mine, -torch.inf).amax(1)
+        if spec.cut.shape[1]:  # constraints on the inputs
+            cuts = (spec.cut[case] @ moving.unsqueeze(-1)).squeeze(-1) + spec.cut_c[case]
+            loss = torch.maximum(loss, cuts.amax(1))
         (gradient,) = torch.autograd.grad(loss.sum(), moving)
     return loss.detach(), gradient

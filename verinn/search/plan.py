@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from verinn.attack.equalities import exact_points, has_equalities
 from verinn.attack.pgd import pgd
 from verinn.bounds.rounding import exact_kernels
 from verinn.errors import InputError
@@ -166,6 +167,7 @@ class _Run:
         self.replays = 0
         self.attacks = 0
         self.notes: list[str] = []
+        self.equal: dict[int, bool] = {}  # by spec, which all live as long as the run
 
     def expired(self) -> bool:
         return self.options.deadline is not None and time.monotonic() >= self.options.deadline
@@ -222,7 +224,19 @@ class _Run:
                 witness = self._confirm(spec, point, case)
                 if witness is not None:
                     return witness
+            if self._equalities(spec):
+                program = Program.prepare(self.problem.graph, torch.float32, points.device)
+                for some, owner in exact_points(program, spec, points[:4], cases[:4], self.options.seed):
+                    witness = None if self.expired() else self._confirm(spec, some[0], owner)
+                    if witness is not None:
+                        return witness
         return None
+
+    def _equalities(self, spec: Spec) -> bool:
+        """Whether the spec has equalities; looked up once."""
+        if id(spec) not in self.equal:
+            self.equal[id(spec)] = has_equalities(spec)
+        return self.equal[id(spec)]
 
     def _search(self, specs: Sequence[Spec], device: torch.device) -> Result:
         dtype = torch.float64 if self.plan.dtype == "float64" else torch.float32
