@@ -48,6 +48,31 @@ class Ref:
 
 
 Value = Known | Ref
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How many of ``size`` entries are left of a slice of ``total`` that starts at an element of a value."""
+
+    name: str
+    index: int
+    offset: int
+    total: int
+    size: int
+
+    @property
+    def sizes(self) -> range:
+        return range(self.size, -1, -1)
+
+
+class Fork(Exception):
+    """An importer has come to a choice that its world leaves open."""
+
+    def __init__(self, choice: Choice) -> None:
+        super().__init__("a size depends on the input")
+        self.choice = choice
+
+
 BOOL = 9
 FLOATS = {1: "float32", 10: "float16", 11: "float64", 16: "bfloat16"}
 
@@ -60,6 +85,7 @@ class Builder:
         self.makers: dict[str, Node] = {}
         self.shapes: dict[str, Shape] = {}
         self.ranges: dict[str, Range] = {}
+        self.world: dict[Choice, int] = {}
         self.names: set[str] = set()
         self.here = ""
         self.base = ""
@@ -140,9 +166,13 @@ class Builder:
         found = self.origin(x, index)
         if isinstance(found, Known):
             return found
-        source = Ref(found.name, self.shapes[found.name], x.dtype)
-        one = self.narrow(self.reshape(source, (math.prod(source.shape),)), 0, found.index, 1)
-        return self.add(one, Known(Const(np.array(float(found.offset))), x.dtype)) if found.offset else one
+        return self.element_of(found.name, found.index, found.offset, x.dtype)
+
+    def element_of(self, name: str, index: int, offset: int, dtype: int = 7) -> Value:
+        """The element of a core value, by its row-major index, plus a whole number: shape (1,)."""
+        source = Ref(name, self.shapes[name], dtype)
+        one = self.narrow(self.reshape(source, (math.prod(source.shape),)), 0, index, 1)
+        return self.add(one, Known(Const(np.array(float(offset))), dtype)) if offset else one
 
     def retype(self, x: Value, dtype: int) -> Value:
         """The same numbers under another element type."""
@@ -171,6 +201,10 @@ class Builder:
             return Known(c.reshape(x.const, shape), x.dtype)
         return self.emit("reshape", [x], shape=shape)
 
+    def empty(self, shape: Sequence[int], dtype: int) -> Known:
+        """A tensor without elements: a constant."""
+        return Known(Const(np.zeros(tuple(shape), np.float64 if dtype in FLOATS else np.int64)), dtype)
+
     def transpose(self, x: Value, perm: Sequence[int]) -> Value:
         """Permute the axes."""
         perm = tuple(int(axis) for axis in perm)
@@ -191,8 +225,7 @@ class Builder:
         """x[start], x[start + step], … along each axis; an empty slice of anything is a constant."""
         starts, steps, sizes = tuple(starts), tuple(steps), tuple(sizes)
         if 0 in sizes:
-            dtype = np.float64 if x.dtype in FLOATS else np.int64
-            return Known(Const(np.zeros(sizes, dtype)), x.dtype)
+            return self.empty(sizes, x.dtype)
         if sizes == x.shape and all(step == 1 for step in steps):
             return x
         if isinstance(x, Known):
@@ -237,6 +270,8 @@ class Builder:
         if shape == x.shape:
             return x
         limited(shape)
+        if 0 in shape and isinstance(x, Ref):
+            return self.empty(shape, x.dtype)
         if not broadcasts(x.shape, shape):
             raise InputError(f"broadcasts {list(x.shape)} to {list(shape)}", hint="the shapes don't fit")
         if isinstance(x, Known):

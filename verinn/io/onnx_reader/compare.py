@@ -53,7 +53,8 @@ def equal(builder: Builder, x: Value, y: Value) -> Value:
     return builder.retype(builder.add(builder.step(gap, False), builder.step(gap, True), -1), BOOL)
 
 
-def _both(builder: Builder, x: Value, y: Value) -> Value:
+def both(builder: Builder, x: Value, y: Value) -> Value:
+    """x and y, as 0/1."""
     if isinstance(x, Known) or isinstance(y, Known):
         return builder.retype(builder.mul(x, y), BOOL)
     # A product of two 0/1 values is what is above one of their sum: a ReLU, not a product of variables.
@@ -62,7 +63,7 @@ def _both(builder: Builder, x: Value, y: Value) -> Value:
 
 
 def _either(builder: Builder, x: Value, y: Value) -> Value:
-    return builder.flip(_both(builder, builder.flip(x), builder.flip(y)))
+    return builder.flip(both(builder, builder.flip(x), builder.flip(y)))
 
 
 def _unequal(builder: Builder, x: Value, y: Value) -> Value:
@@ -75,7 +76,7 @@ _VARIABLE: dict[str, Callable[[Builder, Value, Value], Value]] = {
     "LessOrEqual": _less(False, False),
     "Greater": _less(True, True),
     "GreaterOrEqual": _less(False, True),
-    "And": _both,
+    "And": both,
     "Or": _either,
     "Xor": _unequal,
 }

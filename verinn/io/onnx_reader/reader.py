@@ -28,9 +28,10 @@ from verinn.io.onnx_reader import (
     transposed,
 )
 from verinn.io.onnx_reader.builder import Builder, Value, limited
-from verinn.io.onnx_reader.call import IMPORTERS, Call
+from verinn.io.onnx_reader.call import IMPORTERS, Call, Result
 from verinn.io.onnx_reader.load import HOME, Model, check_names, inlined, label, load_model, needed_in_order, opset_of
 from verinn.io.onnx_reader.tensors import known_of, known_of_sparse, type_name
+from verinn.io.onnx_reader.worlds import Forked, Many, in_worlds, met
 from verinn.ir.check import check_graph
 from verinn.ir.graph import Graph, Input, Node, Output, Shape
 
@@ -104,13 +105,13 @@ class _Values:
     """What each name of the file stands for. Weights are read when first asked for."""
 
     def __init__(self, graph: onnx.GraphProto, folder: Path | None) -> None:
-        self.made: dict[str, Value] = {}
+        self.made: dict[str, Many] = {}
         self.folder = folder
         self.dense = {tensor.name: tensor for tensor in graph.initializer}
         self.sparse = {tensor.values.name: tensor for tensor in graph.sparse_initializer}
         self.weights = {*self.dense, *self.sparse}
 
-    def get(self, name: str) -> Value | None:
+    def get(self, name: str) -> Many | None:
         """The value, or None when no such name exists (or its maker gives it no meaning)."""
         if name not in self.made and name in self.weights:
             try:
@@ -180,20 +181,27 @@ def _import(node: onnx.NodeProto, builder: Builder, values: _Values, opset: int)
     builder.here = node.name or next(filter(None, node.output), "")
     builder.base = next(filter(None, node.output), builder.here)
     try:
-        call = Call(node, [_argument(name, values) for name in node.input], builder, opset)
-        result = function(call)
+        given = [_argument(name, values) for name in node.input]
+        found = in_worlds(builder, given, lambda inputs: _results(function(Call(node, inputs, builder, opset))))
+        made = [
+            met(builder, [(world, results[k] if k < len(results) else None) for world, results in found])
+            for k in range(len(node.output))
+        ]
     except InputError as error:
         raise _told(error, place=place) from None
     except Exception as error:  # a malformed node: whatever it trips over, it is told as bad input
         text = f"{type(error).__name__}: {error}"[:200]
         raise InputError(f"can't be read ({text})", place=place, hint="the node is malformed") from None
-    made = [result] if not isinstance(result, Sequence) else result
-    for name, value in zip(node.output, made, strict=False):
+    for name, value in zip(node.output, made, strict=True):
         if name and value is not None:
             values.made[name] = value
 
 
-def _argument(name: str, values: _Values) -> Value | None:
+def _results(result: Result) -> Sequence[Value | None]:
+    return [result] if not isinstance(result, Sequence) else result
+
+
+def _argument(name: str, values: _Values) -> Many | None:
     if not name:
         return None
     value = values.get(name)
@@ -205,6 +213,8 @@ def _argument(name: str, values: _Values) -> Value | None:
 def _output(name: str, builder: Builder, values: _Values) -> Output:
     place = f"output '{name}'"
     value = values.get(name)
+    if isinstance(value, Forked):
+        raise Unsupported("has a size that depends on the input", place=place, hint="only fixed sizes are supported")
     if value is None:
         raise InputError("no such tensor in the model", place=f"tensor '{name}'", hint="check the name")
     if math.prod(value.shape) == 0:

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from verinn.errors import Unsupported
-from verinn.io.onnx_reader.builder import FLOATS, Builder, Known, Value, limited
+from verinn.io.onnx_reader.builder import FLOATS, Builder, Choice, Fork, Known, Value, limited
+from verinn.io.onnx_reader.facts import Origin
 from verinn.io.onnx_reader.matmul import matmul
 from verinn.ir import const as c
-from verinn.ir.graph import Const
+from verinn.ir.graph import Const, Shape
 
 # The largest number of elements that are placed one after the other, each with a mask of its own.
 MAX_PLACED = 64
@@ -45,14 +46,17 @@ def wrapped_hot(builder: Builder, x: Value, size: int) -> Value:
     return hot if low >= 0 else builder.add(hot, one_hot(builder, x, -size, size))
 
 
-def gather_by_value(builder: Builder, x: Value, indices: Value, axis: int) -> Value:
-    """Gather by indices that depend on the inputs. An index out of range is an error when the model runs."""
+def gather_by_value(builder: Builder, x: Value, indices: Value, axis: int, inside: bool = False) -> Value:
+    """Gather by indices that depend on the inputs. An index out of range is an error when the model runs.
+
+    ``inside``: what an index out of range gives doesn't matter.
+    """
     lead, size, rest = x.shape[:axis], x.shape[axis], x.shape[axis + 1 :]
     low, high = builder.whole_range(indices)
     if low == high:
         one = builder.gather(x, axis, [int(low) % size] * math.prod(indices.shape))
         return builder.reshape(one, (*lead, *indices.shape, *rest))
-    line = _progression(x) if low >= 0 and high < size else None
+    line = _progression(x) if inside or (low >= 0 and high < size) else None
     if line is not None:
         scaled = builder.mul(indices, Known(Const(np.array(line[1])), indices.dtype))
         return builder.retype(builder.add(scaled, Known(Const(np.array(line[0])), indices.dtype)), x.dtype)
@@ -80,29 +84,73 @@ def scatter_by_value(builder: Builder, x: Value, indices: Value, updates: Value,
     depth, count = indices.shape[-1], math.prod(indices.shape[:-1])
     if reduction != "none":
         raise Unsupported(f"places by indices that depend on the input with the reduction '{reduction}'")
-    if count > MAX_PLACED:
-        raise Unsupported(
-            f"places {count} slices by indices that depend on the input", hint=f"at most {MAX_PLACED} are supported"
-        )
     rest = x.shape[depth:]
     tuples = builder.reshape(indices, (count, depth))
     values = builder.reshape(updates, (count, *rest))
-    for number in range(count):
-        hot: Value = Known(Const(np.ones(())), x.dtype)
-        for k in range(depth):
-            along = _hot_along(builder, builder.element(tuples, number * depth + k), x.shape[k])
-            hot = builder.mul(hot, builder.reshape(along, (x.shape[k], *[1] * (len(x.shape) - k - 1))))
-        value = builder.reshape(builder.narrow(values, 0, number, 1), rest)
-        x = blend(builder, hot, value, x)
+    for numbers, coordinates in _alike(builder, tuples, x.shape):
+        x = _scattered(builder, x, numbers, coordinates, values)
     return x
 
 
-def _hot_along(builder: Builder, index: Value, size: int) -> Value:
-    """One coordinate of an index tuple as a 0/1 vector along its axis."""
-    if isinstance(index, Known):
-        position = int(index.const.value.reshape(-1)[0])
-        return Known(Const((np.arange(size) == position % size).astype(np.float64)), index.dtype)
-    return builder.reshape(wrapped_hot(builder, index, size), (size,))
+# Of one index tuple: a place along the axis, or where it comes from and, as a value, the place.
+Coordinates = list["int | tuple[Origin, Value]"]
+
+
+def _alike(builder: Builder, tuples: Value, shape: Shape) -> list[tuple[list[int], list[Coordinates]]]:
+    """Index tuples in a row whose coordinates that depend on the inputs are the same, taken together."""
+    count, depth = tuples.shape
+    groups: list[tuple[list[int], list[Coordinates]]] = []
+    for number in range(count):
+        coordinates: Coordinates = []
+        for k in range(depth):
+            found = builder.origin(tuples, number * depth + k)
+            if isinstance(found, Known):
+                coordinates.append(int(found.const.value.reshape(-1)[0]) % shape[k])
+            else:
+                coordinates.append((found, builder.element(tuples, number * depth + k)))
+        if groups and _variable(groups[-1][1][0]) == _variable(coordinates):
+            groups[-1][0].append(number)
+            groups[-1][1].append(coordinates)
+        else:
+            groups.append(([number], [coordinates]))
+    if len(groups) > MAX_PLACED:
+        raise Unsupported(
+            f"places slices at {len(groups)} indices that depend on the input",
+            hint=f"at most {MAX_PLACED} are supported",
+        )
+    return groups
+
+
+def _variable(coordinates: Coordinates) -> list[Origin | None]:
+    return [None if isinstance(item, int) else item[0] for item in coordinates]
+
+
+def _scattered(builder: Builder, x: Value, numbers: list[int], places: list[Coordinates], values: Value) -> Value:
+    """Updates whose constant coordinates differ and whose others are the same, placed at once."""
+    depth, rank = len(places[0]), len(x.shape)
+    known = [k for k in range(depth) if isinstance(places[0][k], int)]
+    hot: Value = Known(Const(np.ones((1,) * rank)), x.dtype)
+    for k in range(depth):
+        item = places[0][k]
+        if not isinstance(item, int):
+            along = builder.reshape(wrapped_hot(builder, item[1], x.shape[k]), (x.shape[k], *[1] * (rank - k - 1)))
+            hot = builder.mul(hot, along)
+    # The updates laid out along the axes whose coordinates are constant; of several at one place the last wins.
+    rest = x.shape[depth:]
+    grid = tuple(x.shape[k] for k in known)
+    cells = math.prod(grid)
+    flat = np.zeros(len(numbers), np.int64)
+    for at, coordinates in enumerate(places):
+        for k in known:
+            item = coordinates[k]
+            assert isinstance(item, int)
+            flat[at] = flat[at] * x.shape[k] + item
+    source = np.full(cells, -1)
+    source[flat] = numbers
+    spread = (*(x.shape[k] if k in known else 1 for k in range(depth)), *rest)
+    laid = builder.reshape(builder.gather(values, 0, np.maximum(source, 0).tolist()), spread)
+    mask = np.broadcast_to((source >= 0).reshape(*spread[:depth], *[1] * len(rest)), spread).astype(np.float64)
+    return blend(builder, builder.mul(hot, Known(Const(mask), x.dtype)), laid, x)
 
 
 def blend(builder: Builder, mask: Value, x: Value, y: Value) -> Value:
@@ -127,14 +175,33 @@ def slice_by_value(builder: Builder, x: Value, axis: int, start: Value, end: Val
     if isinstance(first, Known) or isinstance(last, Known) or (first.name, first.index) != (last.name, last.index):
         raise Unsupported("slices as many entries as the input says", hint="only places may depend on the input")
     size = last.offset - first.offset
-    low, high = builder.whole_range(builder.element(start, 0))
-    if not (size > 0 and low >= 0 and high + size <= total):
+    place = builder.element(start, 0)
+    low, high = builder.whole_range(place)
+    if size <= 0 or low < 0:
         raise Unsupported(
             f"slices {size} of {total} entries at a place that depends on the input, from {low:g} to {high:g}",
-            hint="give a property whose bounds keep the slice inside",
+            hint="give a property that bounds the place from below by 0",
         )
+    if high + size > total:
+        choice = Choice(first.name, first.index, first.offset, total, size)
+        if choice not in builder.world:
+            raise Fork(choice)
+        size = builder.world[choice]
+    if size == 0:
+        return builder.narrow(x, axis, 0, 0)
     offsets = Known(Const(np.arange(size)), start.dtype)
-    return gather_by_value(builder, x, builder.add(builder.element(start, 0), offsets), axis)
+    return gather_by_value(builder, x, builder.add(place, offsets), axis, inside=True)
+
+
+def size_flag(builder: Builder, choice: Choice, size: int) -> Value:
+    """1 where just ``size`` entries are left of a slice, else 0: shape (1,)."""
+    place = builder.element_of(choice.name, choice.index, choice.offset)
+    if size == choice.size:
+        reach = at_least(builder, place, [choice.total - size + 1])
+        return builder.reshape(builder.flip(reach), (1,))
+    if size == 0:
+        return builder.reshape(at_least(builder, place, [choice.total]), (1,))
+    return builder.reshape(one_hot(builder, place, choice.total - size, 1), (1,))
 
 
 def truncated(builder: Builder, x: Value) -> Value:
