@@ -115,7 +115,13 @@ class Description:
 def describe(model: Source, prop: str | Path | Query | None = None, options: Options = DEFAULTS) -> Description:
     """A summary of one model and, if given, a property of it. Raises InputError like ``verify``."""
     loaded = load_model(model)
-    graph = simplify(read_graph(loaded))
+    problem: Problem | None = None
+    if prop is None:
+        graph = simplify(read_graph(loaded))
+    else:  # the property's bounds may be needed to read the model
+        query = prop if isinstance(prop, Query) else read_query(prop)
+        problem = build(model, query, options.seed)
+        graph = next(iter(problem.parts.values()))
     shapes = graph.shapes()
     nonlinear = [node for node in graph.nodes if node.op in NONLINEAR]
     parameters = sum(param.value.size for node in graph.nodes for param in node.params.values())
@@ -127,10 +133,8 @@ def describe(model: Source, prop: str | Path | Query | None = None, options: Opt
         "parameters": parameters,
         "neurons": sum(torch.Size(node.shape).numel() for node in nonlinear),
     }
-    if prop is None:
+    if problem is None:
         return Description(**basic)
-    query = prop if isinstance(prop, Query) else read_query(prop)
-    problem = build(model, query, options.seed)
     facts = facts_of(problem)
     return Description(
         **basic,

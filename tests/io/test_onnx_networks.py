@@ -11,6 +11,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from verinn.attack.replay import Original, agree
+from verinn.errors import Unsupported
 from verinn.io.onnx_reader import read_graph
 from verinn.ir.graph import Graph
 from verinn.passes.replay import same
@@ -326,3 +327,56 @@ def test_what_networks_become() -> None:
     assert "silu" in ops(simplify(read_graph(detector(11))))
     assert "hard_swish" in ops(simplify(read_graph(group_norm(13))))
     assert "step" in ops(simplify(read_graph(u_net(13))))
+
+
+# -- a patch whose place depends on the input ----------------------------------------------------------
+
+
+def patched(opset: int) -> onnx.ModelProto:
+    """mask[:, p : p + 1, q : q + 1] = 0.5, as PyTorch exports it; where p or q is outside, nothing is set."""
+    net = Net(opset)
+    x = net.input("x", 26)
+    image = net("Reshape", net.slice(x, 0, 24, 0), net.ints(1, 2, 3, 4))
+    p, q = (net("Cast", net("Gather", x, net.const(24 + k, np.int64), axis=0), to=INT64) for k in (0, 1))
+    bounds = [
+        [net.by_axes("Unsqueeze", v, 0) for v in (place, net("Add", place, net.const(1, np.int64)))] for place in (p, q)
+    ]
+    ones = net("ConstantOfShape", net("Shape", image), value=helper.make_tensor("v", FLOAT, [1], [1.0]))
+    cut = ones
+    for axis, ends in zip((1, 2), bounds, strict=True):
+        cut = net("Slice", cut, *ends, net.ints(axis))
+    updates = net("Expand", net.const([[[[0.5]]]]), net("Shape", cut))
+    rows = net("Reshape", net("Slice", net.ints(0, 1), *bounds[0], net.ints(0)), net.ints(-1, 1, 1))
+    lines = net("Reshape", net("Slice", net.ints(0, 1, 2), *bounds[1], net.ints(0)), net.ints(-1, 1))
+    first, last = net.const(np.zeros((1, 1, 1, 1)), np.int64), net.ints(0, 1, 2, 3)
+    target = net("Shape", net("Add", net("Add", net("Add", first, rows), lines), last))
+    parts = [net.by_axes("Unsqueeze", net("Expand", part, target), 4) for part in (first, rows, lines, last)]
+    indices = net("Concat", *parts, axis=4)
+    whole = net("Expand", updates, net("Concat", net.slice(net("Shape", cut), 0, 3, 0), net.ints(4), axis=0))
+    mask = net("ScatterND", ones, indices, whole)
+    out = net("Conv", net("Mul", image, mask), net.random(3, 2, 3, 3))
+    return net.build(net("Flatten", net("Relu", out)))
+
+
+@pytest.mark.parametrize("opset", [11, 13])
+def test_a_patch_at_a_place_from_the_input(opset: int) -> None:
+    model = patched(opset)
+    lower, upper = np.concatenate([-np.ones(24), [0.0, 0.0]]), np.concatenate([np.ones(24), [2.9, 3.9]])
+    graph = read_graph(model, box=(lower, upper))
+    simple = simplify(graph)
+    original = Original(model)
+    for seed in range(4):
+        agree(graph, original, seed, [(lower, upper)] * 4)
+        agree(simple, original, seed, [(lower, upper)] * 4)
+    for p in (0.0, 0.9, 1.0, 2.0, 2.9):
+        for q in (0.0, 1.5, 2.0, 3.0):
+            point = np.concatenate([np.linspace(-1, 1, 24), [p, q]])
+            agree(simple, original, 0, [(point, point)], 1)
+
+
+def test_a_place_without_bounds_is_refused() -> None:
+    with pytest.raises(Unsupported, match="bounds the place from below"):
+        read_graph(patched(13))
+    below = np.concatenate([-np.ones(24), [-2.0, 0.0]]), np.ones(26)
+    with pytest.raises(Unsupported, match="bounds the place from below"):
+        read_graph(patched(13), box=below)

@@ -29,6 +29,8 @@ _NUMPY = {
 # Half the distance between neighbouring numbers, relative.
 _ROUNDING = {"float32": 2.0**-24, "float64": 2.0**-53, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 
+# Inputs that a model and its graph are compared on.
+SAMPLES = 4
 # Multiplications that the comparison at load may spend.
 _BUDGET = 8_000_000_000
 
@@ -105,7 +107,7 @@ def agree(
     original: Original,
     seed: int = 0,
     boxes: Sequence[tuple[np.ndarray, np.ndarray]] | None = None,
-    samples: int = 4,
+    samples: int = SAMPLES,
     raw: Graph | None = None,
 ) -> None:
     """Compare the graph, in float64, with ONNX Runtime on random inputs; InputError when they differ.

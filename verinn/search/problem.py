@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import warnings as python_warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 
-from verinn.attack.replay import Original, agree
+from verinn.attack.replay import SAMPLES, Original, agree
+from verinn.errors import Unsupported
 from verinn.io.match import assign_models, match
 from verinn.io.onnx_reader import load_model, read_graph
 from verinn.io.onnx_reader.load import Model
@@ -85,7 +86,8 @@ def build(models: Source | Mapping[str, Source], query: Query, seed: int = 0) ->
     with python_warnings.catch_warnings(record=True) as caught:
         python_warnings.simplefilter("always", UserWarning)
         loaded: dict[int, Model] = {}
-        read: dict[tuple[int, tuple[str, ...]], tuple[Graph, Graph]] = {}  # as read, and simplified
+        read: dict[tuple[Hashable, ...], tuple[Graph, Graph]] = {}  # as read, and simplified
+        boxed: frozenset[str] = frozenset()
         raw: dict[str, Graph] = {}
         parts: dict[str, Graph] = {}
         originals: dict[str, Original] = {}
@@ -93,9 +95,11 @@ def build(models: Source | Mapping[str, Source], query: Query, seed: int = 0) ->
             model = loaded.setdefault(id(source), load_model(source))
             network = next(network for network in query.networks if network.name == name)
             hidden = [v.onnx_name or v.name for v in network.variables if v.kind is Kind.HIDDEN]
-            key = id(source), tuple(hidden)
+            key: tuple[Hashable, ...] = (id(source), tuple(hidden))
             if key not in read:
-                graph = read_graph(model, hidden=hidden)
+                graph, within = _read(model, hidden, query, name)
+                boxed = boxed | {name} if within else boxed
+                key = (*key, name) if within else key
                 read[key] = graph, simplify(graph)
             raw[name], parts[name] = read[key]
             originals[name] = Original(model, hidden=hidden)
@@ -103,7 +107,9 @@ def build(models: Source | Mapping[str, Source], query: Query, seed: int = 0) ->
     notes.extend(match(query, parts))
     prop = to_property(query)
     for name, graph in parts.items():
-        agree(graph, originals[name], seed, _boxes(prop, query, name), raw=raw[name])
+        boxes = _boxes(prop, query, name)
+        # A graph that is right within the box only is compared there and nowhere else.
+        agree(graph, originals[name], seed, boxes * SAMPLES if name in boxed else boxes, raw=raw[name])
     graph = with_products(_join(query, parts), prop.products, places_of(query))
     graph, prop, index = merge_inputs(graph, prop)
     if len(parts) > 1:
@@ -115,19 +121,49 @@ def _assigned(query: Query, models: Source | Mapping[str, Source]) -> dict[str, 
     return assign_models(query, models)
 
 
-def _boxes(prop: Property, query: Query, name: str) -> Sequence[tuple[np.ndarray, np.ndarray]] | None:
-    """A box or two of the property, cut to one network's inputs: the comparison should look there too."""
-    if not len(prop.cases):
-        return None
+def _read(model: Model, hidden: Sequence[str], query: Query, name: str) -> tuple[Graph, bool]:
+    """The graph of one network, and whether it is right within the property's boxes only.
+
+    That is so where the model has tensors whose places depend on its inputs and can't be read without bounds.
+    """
+    try:
+        return read_graph(model, hidden=hidden), False
+    except Unsupported as error:
+        prop = to_property(query)
+        if not len(prop.cases):
+            raise
+        lower, upper = (side[_span(query, name)] for side in _hull(prop))
+        if not np.all(lower <= upper):
+            raise error from None
+        return read_graph(model, hidden=hidden, box=(lower, upper)), True
+
+
+def _hull(prop: Property) -> tuple[np.ndarray, np.ndarray]:
+    """The box around the boxes of all cases."""
+    lower, upper = prop.cases[0].lower.copy(), prop.cases[0].upper.copy()
+    for case in prop.cases:
+        np.minimum(lower, case.lower, out=lower)
+        np.maximum(upper, case.upper, out=upper)
+    return lower, upper
+
+
+def _span(query: Query, name: str) -> slice:
+    """Where one network's inputs lie among all inputs side by side."""
     start = 0
     for network in query.networks:
         size = sum(variable.size for variable in network.variables if variable.kind is Kind.INPUT)
         if network.name == name:
-            case = prop.cases[0]
-            lower, upper = case.lower[start : start + size], case.upper[start : start + size]
-            return [(np.nan_to_num(lower), np.nan_to_num(upper))]
+            return slice(start, start + size)
         start += size
-    return None
+    raise KeyError(name)
+
+
+def _boxes(prop: Property, query: Query, name: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    """A box of the property, cut to one network's inputs: the comparison should look there too."""
+    if not len(prop.cases):
+        return []
+    case, span = prop.cases[0], _span(query, name)
+    return [(np.nan_to_num(case.lower[span]), np.nan_to_num(case.upper[span]))]
 
 
 def _join(query: Query, parts: Mapping[str, Graph]) -> Graph:

@@ -131,6 +131,7 @@ def _told(error: InputError, *, file: str | None = None, place: str | None = Non
 
 def _inputs(graph: onnx.GraphProto, builder: Builder, values: _Values, box: Box | None) -> tuple[Input, ...]:
     inputs, start = [], 0
+    box = box if box is None or box[0].size == _elements(graph, values) else None
     for info in graph.input:
         if info.name in values.weights:  # older files list their weights as inputs too
             continue
@@ -146,6 +147,12 @@ def _inputs(graph: onnx.GraphProto, builder: Builder, values: _Values, box: Box 
     if not inputs:
         raise InputError("has no inputs", hint="a network needs at least one")
     return tuple(inputs)
+
+
+def _elements(graph: onnx.GraphProto, values: _Values) -> int:
+    """How many numbers all inputs hold together."""
+    shapes = [_declared_input(info)[0] for info in graph.input if info.name not in values.weights]
+    return sum(math.prod(shape) for shape in shapes)
 
 
 def _declared_input(info: onnx.ValueInfoProto) -> tuple[Shape, int]:
