@@ -252,3 +252,17 @@ def test_bad_models() -> None:
         verinn.load(model(), weights=["U"])
     with pytest.raises(InputError, match="nowhere"):
         verinn.bounds(model(), Box(0, 1), "nowhere")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_softmax_adds_up_to_one(dtype: torch.dtype) -> None:
+    """What its coefficients have in common is exact; mixes stay sound."""
+    graph = Graph((Input("x", (2, 3)),), (node("y", "softmax", "x", (2, 3), {"axis": 1}),), (Output("y", "y"),))
+    rows = np.asarray([[1, 1, 1, 0, 0, 0], [0, 0, 0, -2, -2, -2], [3, 1, 1, 0, 0.5, 0], [1, 0, 0, 1, 0, 0]], float)
+    found = verinn.bounds(graph, Box(-np.ones((2, 3)), np.full((2, 3), 2.0)), rows=rows, dtype=dtype)
+    slack = 1e-12 if dtype == torch.float64 else 1e-5
+    assert float(found.lower[0]) <= 1 <= float(found.upper[0]) <= 1 + slack
+    assert -2 - slack <= float(found.lower[1]) <= -2 <= float(found.upper[1])
+    x = torch.rand((4000, 2, 3), dtype=torch.float64) * 3 - 1
+    y = x.softmax(-1).flatten(1) @ torch.from_numpy(rows).T
+    assert bool((found.lower <= y + 1e-12).all() and (y <= found.upper + 1e-12).all())

@@ -122,5 +122,7 @@ def _gradient(program: Program, spec: Spec, case: Tensor, x: Tensor, mine: Tenso
         if spec.cut.shape[1]:  # constraints on the inputs
             cuts = (spec.cut[case] @ moving.unsqueeze(-1)).squeeze(-1) + spec.cut_c[case]
             loss = torch.maximum(loss, cuts.amax(1))
+        if not loss.requires_grad:  # nothing that is compared depends on the inputs
+            return loss, torch.zeros_like(x)
         (gradient,) = torch.autograd.grad(loss.sum(), moving)
     return loss.detach(), gradient

@@ -28,6 +28,7 @@ from verinn.ops.activation import Relu
 from verinn.ops.base import Affine, Elementwise, Joint, Lines, Planes
 from verinn.ops.pool import MaxPool
 from verinn.ops.program import Program, Step
+from verinn.ops.softmax import Softmax
 from verinn.ops.stairs import Stairs
 
 
@@ -356,6 +357,7 @@ class Backward:
         name, relaxation, dtype = step.node.name, self.relaxation, self.dtype
         planes = relaxation.planes(step)
         self._pay(name, a, debt)
+        a = self._levelled(step, a)
         positive, negative = a.clamp(min=0), a.clamp(max=0)
         count = dot_terms(planes.upper_offset[0].numel(), dtype) + relaxation.adds
         size = torch.maximum(planes.upper_offset.abs(), planes.lower_offset.abs())
@@ -370,6 +372,18 @@ class Backward:
             self.record[name] = a.abs().sum(1) * wide
         for source, back in zip(sources, planes.back(positive, negative), strict=True):
             self._add(source, back, 0.0)
+
+    def _levelled(self, step: Step, a: Tensor) -> Tensor:
+        """The values of a softmax add up to one: what its coefficients have in common is a constant."""
+        if type(step.op) is not Softmax:
+            return a
+        middle = a.detach().median(dim=step.node.attrs["axis"] + 2, keepdim=True).values
+        a = a - middle
+        self._pay(step.node.name, a, 1.0)
+        common = flat(middle.double(), 2)
+        lost = common.abs().sum(2) * gamma(common.shape[2] + self.relaxation.adds + 2, torch.float64)
+        self.c = self.c + common.sum(2) - lost
+        return a
 
     def _max_pool(self, step: Step, a: Tensor, debt: float) -> None:
         op, node = step.op, step.node

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from verinn.ir.graph import Node
 from verinn.ops.base import Elementwise, Lines, ulps
+from verinn.ops.curve import down, up
 
 
 class Relu(Elementwise):
@@ -163,6 +164,11 @@ class Clip(PiecewiseLinear):
 
     def apply(self, node: Node, x: Tensor) -> Tensor:
         return x.clamp(node.attrs["lower"], node.attrs["upper"])
+
+    def interval(self, node: Node, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Exact ends: a number is only chosen, so what is clipped to one number stays that number."""
+        low, high = node.attrs["lower"], node.attrs["upper"]
+        return down(lower.double().clamp(low, high), lower.dtype), up(upper.double().clamp(low, high), upper.dtype)
 
     def kinks(self, node: Node) -> list[float]:
         return [kink for kink in (node.attrs["lower"], node.attrs["upper"]) if math.isfinite(kink)]

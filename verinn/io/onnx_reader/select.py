@@ -157,6 +157,7 @@ def blend(builder: Builder, mask: Value, x: Value, y: Value) -> Value:
     """x where the 0/1 ``mask`` is 1, else y: y + mask · (x − y), with broadcasting."""
     if isinstance(x, Known) and isinstance(y, Known) and not (_finite(x) and _finite(y)):
         raise Unsupported("chooses between infinite constants by a value that depends on the input")
+    mask = builder.retype(mask, y.dtype)  # else the choice would be a truth value, as the mask is
     chosen = builder.add(y, builder.mul(mask, builder.add(x, y, -1)))
     return builder.expand(chosen, builder.common(mask.shape, x.shape, y.shape))
 
