@@ -18,11 +18,11 @@ from torch import Tensor
 from verinn.bounds.crown import Backward, LinearForm, OneHot, Relaxation
 from verinn.bounds.domain import loose, targets
 from verinn.bounds.interval import Interval, propagate
+from verinn.bounds.optimise import guessed, slotted
 from verinn.bounds.perturbation import DOUBLE, Perturbation, settled
 from verinn.bounds.rounding import cast_down, cast_up, exact_kernels, gamma
 from verinn.errors import InputError
 from verinn.ir.graph import Const, Graph, Node, Output
-from verinn.ops.base import Elementwise, Joint
 from verinn.ops.program import Program
 
 METHODS = ("ibp", "crown", "alpha-crown")
@@ -244,7 +244,7 @@ def _least(
     boxes = {value: relaxation.intervals[value] for value in region.names}
     form = Backward(relaxation).run({name: ask})
     value = region.least(form, boxes)
-    if climb is None or not _slotted(relaxation):
+    if climb is None or not slotted(relaxation.program):
         return value, form
     best = _climbed(relaxation, region, name, ask, climb)
     other = _with(relaxation, region, name, ask, best)
@@ -258,17 +258,6 @@ def _least(
 def _flat(region: Region, boxes: Mapping[str, Interval]) -> tuple[Tensor, Tensor]:
     low, high = (torch.cat([boxes[name][side].flatten(1) for name in region.names], 1) for side in (0, 1))
     return low, high
-
-
-def _slotted(relaxation: Relaxation) -> list[tuple[str, tuple[int, ...]]]:
-    """The nonlinear steps with parameters, and the shape of these for one row."""
-    found = []
-    for step in relaxation.program.steps:
-        slots = step.op.slots if isinstance(step.op, Elementwise | Joint) else 0
-        if slots:
-            shape = step.node.shape if slots == 1 else (slots, *step.node.shape)
-            found.append((step.node.name, shape))
-    return found
 
 
 def _with(relaxation: Relaxation, region: Region, name: str, ask: OneHot, alphas: Mapping[str, Tensor]) -> LinearForm:
@@ -288,14 +277,15 @@ def _with(relaxation: Relaxation, region: Region, name: str, ask: OneHot, alphas
 
 
 def _climbed(relaxation: Relaxation, region: Region, name: str, ask: OneHot, climb: Climb) -> dict[str, Tensor]:
-    """The best parameters seen for each row of each domain, in gradient ascent from the middle."""
+    """The best parameters seen for each row of each domain, in gradient ascent from the relaxations' own guesses."""
     fixed = Relaxation(
         relaxation.program,
         {value: (low.detach(), high.detach()) for value, (low, high) in relaxation.intervals.items()},
     )
     boxes = {value: fixed.intervals[value] for value in region.names}
-    count, dtype = region.size * ask.index.shape[1], relaxation.program.dtype
-    now = {step: torch.full((count, *shape), 0.5, dtype=dtype) for step, shape in _slotted(fixed)}
+    count = region.size * ask.index.shape[1]
+    each = torch.arange(region.size).repeat_interleave(ask.index.shape[1])
+    now = {step.node.name: guessed(fixed, step, slots)[each] for step, slots in slotted(fixed.program)}
     best = {step: alpha.clone() for step, alpha in now.items()}
     moments = {step: (torch.zeros_like(alpha), torch.zeros_like(alpha)) for step, alpha in now.items()}
     top = torch.full((count,), -torch.inf, dtype=DOUBLE)
