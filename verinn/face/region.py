@@ -11,7 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 BAD_INPUT = 2
 GRACE = 5.0  # seconds that an interrupted search has to hand back what it covered
-KINDS = ("grid", "layer", "transform")
+KINDS = ("grid", "layer", "transform", "distance")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,6 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     family.add_argument("--manipulate", action="append", default=[], metavar="KIND:NAME=LOW..HIGH,…",
                         help="a manipulation, after those given before; e.g. rotation:degrees=-3..3")  # fmt: skip
     family.add_argument("--save-model", metavar="FILE", help="write the model with the manipulations in front of it")
+    distance = parser.add_argument_group("verinn region distance")
+    distance.add_argument("--norm", choices=("0", "1", "2", "inf"), default="inf", help="of the change (inf)")
+    distance.add_argument("--on-grid", action="store_true", help="only grid points count as violations")
     parser.add_argument("--state", metavar="FILE", help="keep the search in a file, and go on from it")
     parser.add_argument("--pictures", metavar="DIR", help="original, adversarial and difference as PNG, and a plot")
     parser.add_argument("--timeout", type=seconds, metavar="S", help="wall-clock seconds from process start")
@@ -122,6 +125,10 @@ class Stage:
     done: threading.Event
     lock: threading.Lock
     claimed: bool = False
+    latest: str = ""  # what the search last told of itself
+
+    def told(self, text: str) -> None:
+        self.latest = text
 
     def claim(self) -> bool:
         with self.lock:
@@ -198,13 +205,15 @@ def _ask(args: argparse.Namespace, deadline: float | None, stage: Stage) -> tupl
     if args.kind == "transform":
         return _transform(args, deadline, stage)
     question = _question(args)
+    if args.kind == "distance":
+        return _distance(args, question, deadline, stage)
     if args.kind == "layer":
         report = _layers(args, question, deadline, stage)
         return report, lambda: _draw(args, question, report)
     options = Options(deadline=deadline, device="cpu", seed=args.seed)
     mark = fingerprint(args.model, [grid for _, grid in question.grids], question.text, args.ties, str(args.cells))
     settings = Settings(
-        options, args.cells, args.state, mark, stop=stage.stop.is_set, tell=_teller() if args.verbose else None
+        options, args.cells, args.state, mark, stop=stage.stop.is_set, tell=_teller(stage, args.verbose)
     )
     report = decide(question, settings)
     return report, lambda: _draw(args, question, report)
@@ -237,6 +246,32 @@ def _transform(args: argparse.Namespace, deadline: float | None, stage: Stage) -
             found = None if report.point is None else composition.image(report.point)
             made = save_pictures(args.pictures, composition.pixels, found)
             tell(f"pictures: {', '.join(str(path) for path in made)}")
+
+    return report, draw
+
+
+def _distance(
+    args: argparse.Namespace, question: Question, deadline: float | None, stage: Stage
+) -> tuple[Report, Callable[[], None]]:
+    from verinn.options import Options
+    from verinn.region.distance import NORMS, DistanceSettings, smallest_change
+    from verinn.region.images import save_plot
+
+    options = Options(deadline=deadline, device="cpu", seed=args.seed)
+    report = smallest_change(
+        question, DistanceSettings(options, NORMS[args.norm], args.on_grid, stop=stage.stop.is_set)
+    )
+
+    def draw() -> None:
+        _draw(args, question, replace(report, statistics={}))
+        if args.pictures is not None:
+            history = report.statistics["history"]
+            finite = [(t, high) for t, _, high in history if high != float("inf")]
+            curves = [("at least", [t for t, _, _ in history], [low for _, low, _ in history])]
+            if finite:
+                curves.append(("at most", [t for t, _ in finite], [high for _, high in finite]))
+            title = f"Smallest adversarial change in L{args.norm}"
+            tell(f"plot: {save_plot(os.path.join(args.pictures, 'bounds.png'), curves, 'seconds', 'pixels', title)}")
 
     return report, draw
 
@@ -308,12 +343,13 @@ def _draw(args: argparse.Namespace, question: Question, report: Report) -> None:
     tell(f"pictures: {', '.join(str(path) for path in made) or 'none (the input is no image)'}")
 
 
-def _teller() -> Callable[[str], None]:
+def _teller(stage: Stage, verbose: bool) -> Callable[[str], None]:
     last = [0.0]
 
     def told(text: str) -> None:
+        stage.told(text)
         now = time.monotonic()
-        if now - last[0] > 1.0:
+        if verbose and now - last[0] > 1.0:
             last[0] = now
             tell(text)
 
@@ -327,7 +363,9 @@ def _start_watch(deadline: float | None, stage: Stage) -> None:
         """A line in the engine's place, when it does not come back by itself."""
         if stage.claim():
             with contextlib.suppress(BaseException):
-                stage.write(f"unknown\nreason: {reason}\n")
+                stage.write(
+                    "\n".join(["unknown", *([stage.latest] if stage.latest else []), f"reason: {reason}"]) + "\n"
+                )
             tell(f"unknown: {reason}")
             os._exit(0)
 

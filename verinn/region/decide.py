@@ -219,7 +219,9 @@ class _Run:
 
     def _told(self, counts: Counts, waiting: int) -> None:
         if self.settings.tell is not None:
-            self.settings.tell(f"{counts.covered / max(1, counts.total):.4%} covered, {waiting} boxes wait")
+            self.settings.tell(
+                f"covered so far: {100 * counts.covered // max(1, counts.total)} %, {waiting} boxes wait"
+            )
 
     def _resumed(self) -> dict[str, tuple[Counts, Boxes]]:
         path = self.settings.state

@@ -1,0 +1,110 @@
+"""Distances: bounds on both sides of the truth, exact on small grids; covers that stop early prove nothing."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from region_brute import points, random_net, violates
+from test_region_honesty import DIGITS, hard, image, tight
+
+import verinn.region.cover as covers
+from verinn.cli import main
+from verinn.errors import InputError
+from verinn.options import Options
+from verinn.region.distance import NORMS, DistanceSettings, smallest_change
+from verinn.region.question import Scale, about_image
+from verinn.region.verdict import Kind
+
+torch.set_num_threads(1)
+
+
+def settings(p: float, on_grid: bool = False, seconds: float = 20.0) -> DistanceSettings:
+    return DistanceSettings(Options(device="cpu", deadline=time.monotonic() + seconds), p, on_grid)
+
+
+def norm(gaps: np.ndarray, p: float) -> np.ndarray:
+    return (gaps != 0).sum(-1) * 1.0 if p == 0 else np.linalg.norm(gaps, p, axis=-1)
+
+
+@pytest.mark.parametrize("seed", [1, 5, *[pytest.param(s, marks=pytest.mark.slow) for s in (0, 2, 3, 4)]])
+def test_the_truth_lies_between(seed: int) -> None:
+    """Two inputs: every grid point of a fine grid is listed; on the grid itself the bounds meet."""
+    rng = np.random.default_rng(seed)
+    net, reach = random_net(rng, 2), 3
+    centre = rng.integers(-3, 4, 2)
+    label = int(net.values(centre[None] * 1.0)[0].argmax())
+    question = about_image(net.model(), centre * 1.0, Scale((Fraction(1, 2),), levels=None), Fraction(reach), label)
+    if violates(net.values(centre[None] * 1.0), label, "violate")[0]:
+        with pytest.raises(InputError, match="another class"):
+            smallest_change(question, settings(1))
+        return
+    step = Fraction(1, 16)
+    fine = points((centre - reach) * 16, (centre + reach) * 16, step)
+    bad = fine[violates(net.values(fine), label, "violate")] - centre
+    coarse = bad[(bad * 2 == np.rint(bad * 2)).all(1)]
+    for p in NORMS.values():
+        for on_grid, some in ((False, bad), (True, coarse)):
+            report = smallest_change(question, settings(p, on_grid, 2.0))
+            low, high = report.extra["at least"], float(str(report.extra["at most"]).replace("none found", "inf"))
+            least = norm(some, p).min(initial=math.inf)
+            assert low <= least + 1e-9 and low <= high
+            if report.kind is Kind.UNSAFE:
+                assert report.point is not None and violates(net.values(report.point[None] * 1.0), label, "violate")[0]
+                assert norm(report.point - centre, p) <= high + 1e-9
+                if on_grid:
+                    assert high >= least - 1e-9
+            if report.kind is Kind.SAFE_CONTINUOUS:
+                assert not len(bad)
+
+
+def test_subspaces_are_all_counted() -> None:
+    """One input alone can't change the class, two can: L0 is two, with every subspace of one input proved."""
+    question = hard(3)
+    net = tight(3, 24)
+    corners = 5.0 * np.array(list(itertools.product((-1, 0, 1), repeat=3)))
+    lowest = {t: (lambda y: y[:, 0] - y[:, 1])(net.values(corners[(corners != 0).sum(1) <= t])).min() for t in (1, 2)}
+    shift = (lowest[1] + lowest[2]) / 2
+    layers = (net.layers[0], (net.layers[1][0], net.layers[1][1] - np.array([shift, 0])))
+    moved = type(net)(layers, net.bends)
+    question = about_image(moved.model(), np.zeros(3), Scale((Fraction(1, 2),), levels=None), Fraction(5), 0)
+    report = smallest_change(question, settings(0))
+    assert report.kind is Kind.UNSAFE and report.extra["at least"] == 2 and report.extra["at most"] == "2.0"
+    assert (report.covers[0].done, report.covers[0].total) == (3, 3)
+    assert report.extra["certificate"][0] == {"at least": 2.0, "subspaces": 3, "inputs": 1}
+
+
+def test_a_safe_box_has_no_distance() -> None:
+    for p in (math.inf, 2):
+        report = smallest_change(hard(2, Fraction(1)), settings(p))
+        assert report.kind is Kind.SAFE_CONTINUOUS and report.extra["at most"] == "none found"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory")])
+def test_no_memory_proves_nothing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(covers, "rows", fails)
+    report = smallest_change(hard(2, Fraction(1)), settings(0))
+    assert report.kind is Kind.UNKNOWN and report.extra["at least"] == 1 and report.reason == "out of memory"
+
+
+def test_no_time_proves_nothing() -> None:
+    report = smallest_change(hard(2, Fraction(1)), settings(2, seconds=-1.0))
+    assert report.kind is Kind.UNKNOWN and report.extra["at least"] == 0 and "time" in report.reason
+
+
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["region", "distance", str(DIGITS / "onnx" / "digits_dense.onnx"), "--image", str(image(tmp_path))]
+    given += ["--index", "0", "--step", "1/16", "--norm", "0", "--timeout", "30", "--pictures", str(tmp_path / "p")]
+    assert main(given) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("unsafe\n") and "\nat least: 1.0\nat most: 1.0\n" in out
+    assert {path.name for path in (tmp_path / "p").iterdir()} >= {"adversarial.png", "bounds.png"}

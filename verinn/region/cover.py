@@ -1,0 +1,172 @@
+"""Real boxes, perhaps within a ball, proved to hold no violation: what lower bounds of distances rest on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from verinn.bounds.perturbation import Ball
+from verinn.bounds.rounding import exact_kernels
+from verinn.region.points import Judge
+from verinn.region.search import judge_rows, out_of_memory, promising, rows
+from verinn.result import Witness
+from verinn.search.explore import Task
+
+#: boxes whose widest side is below this part of their place are not halved any more
+NARROW = 1e-9
+
+
+@dataclass(frozen=True)
+class Around:
+    """A ball ‖x − centre‖_p ≤ radius, p = 1, 2 or inf; centre float64 (n,)."""
+
+    centre: Tensor
+    radius: float
+    p: float
+
+    def misses(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """Boxes (D,) that are farther from the centre than the radius, rounding counted."""
+        gap = torch.maximum(torch.maximum(lower - self.centre, self.centre - upper), torch.zeros(()).double())
+        norm = gap.amax(1) if self.p == np.inf else gap.sum(1) if self.p == 1 else gap.square().sum(1).sqrt()
+        return norm * (1 - (gap.shape[1] + 8) * 2.0**-50) > self.radius
+
+    def least(self, a: Tensor, c: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+        """Lower bounds (D, R) of a·x + c over the ball within boxes."""
+        shape = (lower.shape[1],)
+        ball = Ball(self.centre, self.radius, self.p, lower, upper)
+        value = ball.least(shape, a)
+        return value + c - (value.abs() + c.abs()) * 2.0**-51
+
+    def holds(self, x: np.ndarray) -> np.ndarray:
+        """Points (P, n) that lie in the ball, about."""
+        gap = np.abs(x - self.centre.numpy())
+        norm = gap.max(1) if self.p == np.inf else gap.sum(1) if self.p == 1 else np.sqrt((gap**2).sum(1))
+        return np.asarray(norm <= self.radius)
+
+
+@dataclass(frozen=True, eq=False)
+class Cover:
+    """``proved``: no box is left. ``closed``: boxes that bounds proved or that miss the ball, lower and upper (K, n);
+    ``starts``: of the boxes given, those that nothing of is left. A witness ends the search."""
+
+    proved: bool
+    closed: int
+    starts: int
+    witness: Witness | None = None
+    point: np.ndarray | None = None
+    reason: str = ""
+
+
+def cover(
+    task: Task,
+    judge: Judge,
+    lower: np.ndarray,
+    upper: np.ndarray,
+    confirm: Callable[[np.ndarray], Witness | None],
+    expired: Callable[[], bool],
+    around: Around | None = None,
+    most: int = 20_000,
+    batch: int = 256,
+) -> Cover:
+    """Boxes (K, n) float64 bounded and halved until all are proved, ``most`` were bounded, or a witness was replayed.
+
+    ``confirm`` gets float32 points of the boxes (and of the ball). Lack of memory and time end it unproved.
+    """
+    boxes = _Stack(torch.from_numpy(lower), torch.from_numpy(upper), torch.arange(len(lower)))
+    left = np.ones(len(lower), np.int64)  # how many boxes wait for each one given
+    closed = bounded = 0
+    try:
+        with torch.no_grad(), exact_kernels():
+            while len(boxes):
+                if expired() or bounded > most:
+                    reason = "the time was up" if expired() else f"{most} boxes were bounded"
+                    return Cover(False, closed, int((left == 0).sum()), reason=reason)
+                some, boxes = boxes.taken(batch)
+                bounded += len(some)
+                children, found = _step(task, judge, some, around, confirm)
+                if found is not None:
+                    return Cover(False, closed, int((left == 0).sum()), *found)
+                if children is None:
+                    return Cover(False, closed, int((left == 0).sum()), reason="a box can't be split any more")
+                closed += len(some) - len(children) // 2
+                np.subtract.at(left, some.owner.numpy(), 1)
+                np.add.at(left, children.owner.numpy(), 1)
+                boxes = boxes.joined(children)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        return Cover(False, closed, int((left == 0).sum()), reason="out of memory")
+    return Cover(True, closed, len(left))
+
+
+@dataclass(frozen=True, eq=False)
+class _Stack:
+    """Boxes that wait, and which of those given they are parts of."""
+
+    lower: Tensor
+    upper: Tensor
+    owner: Tensor
+
+    def __len__(self) -> int:
+        return len(self.owner)
+
+    def part(self, index: Tensor | slice) -> _Stack:
+        return _Stack(self.lower[index], self.upper[index], self.owner[index])
+
+    def taken(self, count: int) -> tuple[_Stack, _Stack]:
+        start = max(0, len(self) - count)
+        return self.part(slice(start, None)), self.part(slice(0, start))
+
+    def joined(self, other: _Stack) -> _Stack:
+        pairs = ((self.lower, other.lower), (self.upper, other.upper), (self.owner, other.owner))
+        return _Stack(*(torch.cat(pair) for pair in pairs))
+
+
+def _step(
+    task: Task, judge: Judge, some: _Stack, around: Around | None, confirm: Callable[[np.ndarray], Witness | None]
+) -> tuple[_Stack | None, tuple[Witness, np.ndarray] | None]:
+    """One batch: (halves of what stays open, or None where a box can't be halved; a witness and its point)."""
+    a, c = rows(task, some.lower, some.upper)
+    open_, low, high, _ = judge_rows(task.spec, a, c, some.lower, some.upper)
+    live = open_.any(1)
+    if around is not None:
+        live &= ~around.misses(some.lower, some.upper)
+        live &= _still(task, around.least(a, c, some.lower, some.upper))
+    if not bool(live.any()):
+        return some.part(slice(0, 0)), None
+    rest = _Stack(low[live], high[live], some.owner[live])
+    mix = (a * open_[:, task.spec.owner].double().unsqueeze(-1)).sum(1)[live]
+    x = torch.cat([(rest.lower + rest.upper) / 2, torch.where(mix > 0, rest.lower, rest.upper)]).numpy()
+    case = task.spec.cases[0]
+    x = np.clip(x.astype(np.float32), case.witness_lower, case.witness_upper)
+    value, _ = judge.rows(torch.from_numpy(x.astype(np.float64)))
+    for at in promising(task.spec, value)[:4]:
+        if around is None or around.holds(x[at : at + 1])[0]:
+            witness = confirm(x[at])
+            if witness is not None:
+                return None, (witness, x[at])
+    return _halved(rest, mix), None
+
+
+def _still(task: Task, value: Tensor) -> Tensor:
+    """Boxes (D,) with a conjunction that no row (D, R) refutes."""
+    spec = task.spec
+    beaten = (value > 0) | (spec.strict[:1] & (value >= 0))
+    return torch.stack([~beaten[:, spec.owner == j].any(1) for j in range(spec.conjunctions)], 1).any(1)
+
+
+def _halved(rest: _Stack, mix: Tensor) -> _Stack | None:
+    width = rest.upper - rest.lower
+    score = mix.abs() * width
+    score = torch.where(score.sum(1, keepdim=True) > 0, score, width)
+    at = score.argmax(1, keepdim=True)
+    place = torch.maximum(rest.lower.abs(), rest.upper.abs()).gather(1, at)
+    if bool((width.gather(1, at) <= NARROW * (1 + place)).any()):
+        return None
+    middle = (rest.lower.gather(1, at) + rest.upper.gather(1, at)) / 2
+    one = _Stack(rest.lower, rest.upper.scatter(1, at, middle), rest.owner)
+    return one.joined(_Stack(rest.lower.scatter(1, at, middle), rest.upper, rest.owner))
