@@ -75,10 +75,10 @@ class Refined:
     def _split(self, curve: Curve, x: Fraction) -> list[Condition]:
         """Both halves of the cell that x is in; none where it has no inside left."""
         breaks = self._breaks[curve.key]
-        at = float(x)
-        place = min(max(bisect.bisect_right(breaks, at), 1), len(breaks) - 1)
+        # compared exactly: x may be a hair beside a break, in the wider of its cells
+        place = min(max(bisect.bisect_left(breaks, x), 1), len(breaks) - 1)
         low, high = breaks[place - 1], breaks[place]
-        middle = _between(low, high, at)
+        middle = _between(low, high, float(x))
         if middle is None:
             return []
         breaks.insert(place, middle)
