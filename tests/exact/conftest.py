@@ -16,7 +16,8 @@ from verinn.search.task import Task  # noqa: E402
 
 @pytest.fixture
 def phases(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every search splits ReLUs, in float32, in one process."""
+    """Every search splits ReLUs, in float32, in one process; what it leaves undecided stays so."""
+    monkeypatch.setattr(plan, "TINY", 0)
     made = plan.plan_of
     forced = {"engine": "phases", "dtype": "float32", "helper": False}
     monkeypatch.setattr(plan, "plan_of", lambda facts, options: replace(made(facts, options), **forced))

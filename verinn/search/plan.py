@@ -31,6 +31,10 @@ from verinn.search.problem import Problem
 from verinn.search.spec import Spec, groups
 from verinn.search.store import Batch, Domains
 
+#: neurons, and cases, of a network that Z3 may be asked about: beyond some dozens its fractions grow too long
+TINY = 64
+#: seconds that it gets in a run without a time limit
+PATIENCE = 60.0
 #: operators whose elements count as neurons
 NONLINEAR = frozenset(name for name, op in OPS.items() if not isinstance(op, Affine))
 
@@ -56,7 +60,7 @@ class Facts:
 class Plan:
     """How a problem is attacked. All of it follows from the facts and the options."""
 
-    engine: str  # what is split: "boxes" of inputs (and late ReLUs), "phases" of ReLUs, "values"; or "smt", "milp"
+    engine: str  # what is split: "boxes" of inputs (and late ReLUs), "phases" of ReLUs, "values"; or "smt": Z3
     device: str
     dtype: str  # of the search
     points: int  # of the first attack
@@ -192,7 +196,7 @@ class _Run:
             if witness is not None:
                 return self._result(Verdict.SAT, witness)
         unbounded = [spec for spec in specs if not bool((spec.lower.isfinite() & spec.upper.isfinite()).all())]
-        if unbounded and self.plan.engine != "smt":
+        if unbounded and self.plan.engine != "smt" and not self._tiny():
             return self._result(Verdict.UNKNOWN, reason="an input is unbounded: no bound can be computed over it")
         return self._search(specs, device)
 
@@ -245,7 +249,7 @@ class _Run:
         referee = program if dtype == torch.float64 else Program.prepare(self.problem.graph, torch.float64, device)
         left: list[str] = []
         for spec in specs:
-            outcome = self._searched(spec, program, attacker, referee)
+            outcome = self._decided(spec, program, attacker, referee)
             self.domains += outcome.domains
             if outcome.verdict is Verdict.SAT:
                 return self._result(Verdict.SAT, outcome.witness)
@@ -256,6 +260,24 @@ class _Run:
         if left:
             return self._result(Verdict.UNKNOWN, reason="; ".join([left[0], *self.problem.prop.limits]))
         return self._result(Verdict.UNSAT)
+
+    def _decided(self, spec: Spec, program: Program, attacker: Program, referee: Program) -> Outcome:
+        """One group of cases; what bounds leave undecided of a tiny network is asked of Z3."""
+        if not bool((spec.lower.isfinite() & spec.upper.isfinite()).all()):
+            return self._exactly(spec)
+        outcome = self._searched(spec, program, attacker, referee)
+        if outcome.verdict is not Verdict.UNKNOWN or self.plan.engine == "smt" or not self._tiny():
+            return outcome
+        exactly = self._exactly(spec, PATIENCE if self.options.deadline is None else math.inf)
+        if exactly.verdict in (Verdict.SAT, Verdict.UNSAT):
+            return replace(exactly, domains=outcome.domains + exactly.domains)
+        reason = f"{outcome.reason}; Z3: {exactly.reason}" if exactly.reason else outcome.reason
+        return replace(outcome, reason=reason)
+
+    def _tiny(self) -> bool:
+        """Whether Z3 has a chance, and the plan is free to ask it."""
+        few = self.facts.neurons <= TINY and self.facts.products <= 64 * TINY and self.facts.cases <= TINY
+        return few and self.options.engine == "auto"
 
     def _searched(self, spec: Spec, program: Program, attacker: Program, referee: Program) -> Outcome:
         """One group of cases, by the plan's engine."""
@@ -280,12 +302,17 @@ class _Run:
                 return outcome  # else what other nonlinearities leave open may fall to smaller boxes
         return search(task, limits, attempt, self._search_told)
 
-    def _exactly(self, spec: Spec) -> Outcome:
-        """A group of cases, case by case, by Z3."""
+    def _exactly(self, spec: Spec, patience: float = math.inf) -> Outcome:
+        """A group of cases, case by case, by Z3, within ``patience`` seconds."""
         from verinn.search.smt import Exactly, SmtLimits, decide
 
         program = Program.prepare(self.problem.graph, torch.float64)
-        limits = SmtLimits(self.expired, self._left, seed=self.options.seed)
+        until = time.monotonic() + patience
+
+        def left() -> float:
+            return min(self._left(), until - time.monotonic())
+
+        limits = SmtLimits(lambda: self.expired() or left() <= 0, left, seed=self.options.seed)
         domains, reasons = 0, []
         for number, case in enumerate(spec.cases):
             task = Exactly(program, case, number, self.problem.query)
