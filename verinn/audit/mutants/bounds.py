@@ -453,14 +453,14 @@ BOUNDS = (
         "bounds",
         "multipliers of split ReLUs enter with the wrong sign",
         _beta_sign,
-        where=("trained", "Relu"),
+        where=("wide+trained", "wide+planted", "wide"),
     ),
     Mutant(
         "clip-tiny",
         "bounds",
         "a box is clipped by coefficients held away from zero",
         _clip_tiny,
-        where=("tiny", "scale", "planted"),
+        where=("shapes+tiny", "planted"),
     ),
     Mutant("clip-eager", "bounds", "a clipped box loses a hundredth too much", _clip_eager, where=("planted",)),
     Mutant(
@@ -468,6 +468,6 @@ BOUNDS = (
         "bounds",
         "rows count as excluding each other when they nearly do",
         _separate,
-        where=("conjunction", "and", "planted"),
+        where=("shapes+and", "shapes+or-of-and", "planted"),
     ),
 )

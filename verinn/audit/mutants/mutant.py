@@ -18,7 +18,7 @@ class Mutant:
     wrong `unsat` rather than being covered by a quick attack. ``unguarded``: the comparison with ONNX Runtime
     at load is off, which would refuse the model before the fault can show. ``helper``: the search may start its
     second process. ``where``: words of families, operators or shapes on which it is tried first; those joined by a
-    plus must all be there.
+    plus must all be there. ``wide`` are those of more than 32 inputs.
     """
 
     name: str
@@ -30,11 +30,12 @@ class Mutant:
     helper: bool = False
     where: tuple[str, ...] = ()
 
-    def rank(self, instance: Instance) -> tuple[int, float, int]:
+    def rank(self, instance: Instance) -> tuple[int, bool, int, int]:
         """Where the instance stands in the order in which they are tried: apt ones first, small ones first."""
-        text = " ".join((instance.family, instance.shape, *instance.operators)).lower()
+        wide = instance.inputs > 32  # there phases are split, not boxes
+        text = " ".join((instance.family, instance.shape, *instance.operators, "wide" if wide else "")).lower()
         place = next((i for i, words in enumerate(self.where) if _all(words.lower(), text)), len(self.where))
-        return place, float(instance.inputs > 12), instance.parameters
+        return place, instance.inputs > 12, len(instance.operators), instance.parameters
 
 
 def _all(words: str, text: str) -> bool:
