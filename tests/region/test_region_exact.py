@@ -94,6 +94,17 @@ def test_points_are_listed_once() -> None:
     assert (space.all(listed)[:, 1] == 5).all()
 
 
+def test_points_of_many_inputs_are_listed() -> None:
+    """More inputs than an array may have axes, most of them fixed."""
+    low, high = np.zeros(100, np.int64), np.zeros(100, np.int64)
+    high[[3, 50, 99]] = (1, 2, 3)
+    grid = make_grid([Fraction(0)] * 100, [Fraction(1)] * 100, [0] * 100, [5] * 100)
+    listed = Points(grid).listed(low, high)
+    expected = {(a, b, c) for a in range(2) for b in range(3) for c in range(4)}
+    assert len(listed) == 24 and {tuple(row[[3, 50, 99]].tolist()) for row in listed} == expected
+    assert (np.delete(listed, [3, 50, 99], 1) == 0).all()
+
+
 @pytest.mark.parametrize(("low", "high", "step"), [(0, -1, 1), (0, 1, 0), (0, 1 << 23, 1)])
 def test_bad_grids(low: int, high: int, step: int) -> None:
     with pytest.raises(InputError):

@@ -87,8 +87,12 @@ class Points:
 
     def listed(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
         """Every point (P, F) of one box (F,)."""
-        axes = [np.arange(a, b + 1) for a, b in zip(low, high, strict=True)]
-        return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(axes))
+        number = np.arange(size(low, high))
+        listed = np.repeat(low[None], len(number), 0)
+        for at in np.flatnonzero(high > low)[::-1]:  # the digits of each point's number, the last input's first
+            number, digit = np.divmod(number, high[at] - low[at] + 1)
+            listed[:, at] += digit
+        return listed
 
 
 @dataclass(frozen=True, eq=False)
