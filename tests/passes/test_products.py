@@ -115,6 +115,7 @@ def test_verdicts(name: str, tmp_path: Path) -> None:
     [
         ("(< (* X[0,0] X[0,0]) 0.0)", "unsat"),  # touches: decided without rounding
         ("(>= (* X[0,0] X[0,1]) 1.0)", "sat"),
+        ("(> (* X[0,0] X[0,1]) 1.0)", "unsat"),  # touches at two corners: no box is small enough, Z3 knows
         ("(<= (* H[0,0] H[0,0]) 0.0)", "sat"),
     ],
 )

@@ -41,6 +41,8 @@ def merge_inputs(graph: Graph, prop: Property) -> tuple[Graph, Property, np.ndar
     index = np.searchsorted(kept, first)
     if len(kept) == prop.n:
         return graph, prop, index
+    if not all(case.exact for case in prop.cases):  # then the whole query is asked, which knows all inputs
+        return graph, replace(prop, ties=()), np.arange(prop.n)
     every = Merged(prop.cases, kept, index, range(len(prop.cases)))
     some = [which for which, case in enumerate(every) if not (case.lower > case.upper).any()]
     cases = replace(every, which=some)
