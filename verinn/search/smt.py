@@ -56,8 +56,8 @@ class SmtLimits:
 
     expired: Callable[[], bool]
     left: Callable[[], float]
-    slice: float = 2.0
-    later: float = 0.5
+    slice: float = 10.0  # short slices were measured to lose: a call that is cut off has learned nothing
+    later: float = 4.0
     memory: int = 2000
     seed: int = 0
     learn: bool = True
