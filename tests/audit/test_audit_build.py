@@ -182,9 +182,12 @@ def test_the_committed_suite_rebuilds_bit_for_bit() -> None:
     """All models but the trained ones, whatever their names."""
     build = json.loads((COMMITTED / "build.json").read_text())
     sums = {path: digest for path, digest in build["sha256"].items() if path.endswith(".onnx")}
-    made = {
-        hashlib.sha256(packed(model)).hexdigest() for case in cases(build["seed"])[0] for model in case.models.values()
-    }
+    mine = [
+        case
+        for case in cases(build["seed"])[0]
+        if build["size"] != "quick" or case.quick or case.family == "metamorphic"
+    ]
+    made = {hashlib.sha256(packed(model)).hexdigest() for case in mine for model in case.models.values()}
     recorded = {digest for path, digest in sums.items() if not path.startswith(("onnx/trained", "onnx/clean"))}
     assert recorded == made
     for path, digest in build["sha256"].items():
