@@ -19,6 +19,7 @@ from verinn.ir.evaluate import holds
 from verinn.ir.graph import Graph, Input, Node, Output
 from verinn.ir.prop import Property
 from verinn.ir.query import Kind, Network, Query
+from verinn.passes.fixed import fix_inputs, simpler
 from verinn.passes.products import with_products
 from verinn.passes.property import places_of, to_property
 from verinn.passes.simplify import drop_identities, simplify
@@ -114,11 +115,21 @@ def build(models: Source | Mapping[str, Source], query: Query, seed: int = 0) ->
     graph, prop, index = merge_inputs(graph, prop)
     if len(parts) > 1:
         graph = share_nodes(drop_identities(graph))
-    return Problem(graph, prop, query, originals, parts, (*query.warnings, *prop.warnings, *notes), index)
+    return Problem(
+        _within(graph, prop), prop, query, originals, parts, (*query.warnings, *prop.warnings, *notes), index
+    )
 
 
 def _assigned(query: Query, models: Source | Mapping[str, Source]) -> dict[str, Source]:
     return assign_models(query, models)
+
+
+def _within(graph: Graph, prop: Property) -> Graph:
+    """The graph with inputs that all cases fix folded in, where that makes it simpler; it is searched in them only."""
+    if not len(prop.cases):
+        return graph
+    fixed = simplify(fix_inputs(graph, *_hull(prop)))
+    return fixed if simpler(graph, fixed) else graph
 
 
 def _read(model: Model, hidden: Sequence[str], query: Query, name: str) -> tuple[Graph, bool]:
