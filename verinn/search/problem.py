@@ -128,7 +128,10 @@ def _within(graph: Graph, prop: Property) -> Graph:
     """The graph with inputs that all cases fix folded in, where that makes it simpler; it is searched in them only."""
     if not len(prop.cases):
         return graph
-    fixed = simplify(fix_inputs(graph, *_hull(prop)))
+    fixed = fix_inputs(graph, *_hull(prop))
+    if fixed is graph:
+        return graph
+    fixed = simplify(fixed)
     return fixed if simpler(graph, fixed) else graph
 
 
