@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from verinn.api import verify
 from verinn.ops.program import Program
 from verinn.options import Options
 from verinn.result import Result
-from verinn.search import plan, task
+from verinn.search import plan, store, task
 from verinn.search.neurons import PhaseTask
 from verinn.search.task import Task
 
@@ -83,6 +84,7 @@ class Device:
         self.patch, self.file, self.made = monkeypatch, path / "p.vnnlib", plan.plan_of
         self.seen: set[str] = set()
         monkeypatch.setattr(plan, "_device", str)
+        monkeypatch.setattr(plan, "_device_room", lambda device: math.inf)
         for kind in (Task, PhaseTask):
             monkeypatch.setattr(kind, "explore", self._watched(kind.explore))
 
@@ -141,6 +143,29 @@ def test_more_is_found_out_on_the_way(engine: str, device: Device, monkeypatch: 
         layers = random_layers(rng, (3, 8, 6, 2))
         write(device.file, 3, 2, random_asserts(rng, "conjunction", layers, False))
         device.agree(model(layers), engine=engine)
+
+
+@pytest.mark.parametrize("engine", ["boxes", "phases"])
+def test_domains_wait_in_the_hosts_memory_where_the_gpu_is_short(
+    engine: str, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is lost, and what is worked on is always on the GPU; renewals pick from both memories."""
+    moves: list[str] = []
+
+    def counted(batch: Any, there: torch.device) -> Any:
+        moves.append(there.type)
+        return real(batch, there)
+
+    real = store.moved
+    monkeypatch.setattr(store, "moved", counted)
+    monkeypatch.setattr(plan, "_device_room", lambda device: 1.0)
+    monkeypatch.setattr(PhaseTask, "due", property(lambda task: 8.0 if task.renewals < 2 else 1e9))
+    for seed in range(3):
+        rng = np.random.default_rng([seed, 11])
+        layers = random_layers(rng, (3, 12, 8, 2))
+        write(device.file, 3, 2, random_asserts(rng, "conjunction", layers, False))
+        device.agree(model(layers), engine=engine, batch=2)
+    assert {"cpu", "cuda"} <= set(moves)
 
 
 NETS = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -25,20 +26,25 @@ Tell = Callable[[int, int, float, float], None]  # open, closed, worst bound, sh
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a search ended: the verdict on its cases, and the reason of one that decides nothing."""
+    """How a search ended: the verdict on its cases, and the reason of one that decides nothing.
+
+    ``unfinished``: it had explored as many domains as it was allowed to, and domains were left.
+    """
 
     verdict: Verdict
     witness: Witness | None = None
     reason: str = ""
     domains: int = 0
     seconds: float = 0.0
+    unfinished: bool = False
 
 
 @dataclass(frozen=True)
 class Limits:
     """``batch``: domains at once. ``helper``: whether a second process may be started when it pays, once
     ``crowd`` domains wait. ``expired`` says when time is up. ``attack`` is called on open domains now and then.
-    ``store``: bytes that open domains may take.
+    ``store``: bytes that open domains may take. ``domains``: to explore at most. ``device_store``:
+    bytes that they may take on a GPU before the oldest are moved to the host's memory.
     """
 
     batch: int
@@ -47,6 +53,8 @@ class Limits:
     attack: Attack | None = None
     crowd: int = 64
     store: int = field(default_factory=lambda: room())
+    domains: float = math.inf
+    device_store: float = math.inf
 
 
 def room() -> int:
@@ -56,6 +64,7 @@ def room() -> int:
 
 #: a search that is over sooner needs no second process (seconds)
 _PATIENCE = 0.3
+_UNFINISHED = "the search was allowed so many domains and no more"
 _LOOSE = "what could be kept of the query holds somewhere, but the whole query does not hold there"
 #: the share of the time of a search that goes into attacks
 _ATTACK_SHARE = 0.1
@@ -77,7 +86,7 @@ class _Search:
     def __init__(self, task: Work, limits: Limits, attempt: Try, tell: Tell):
         self.task, self.limits, self.attempt, self.tell = task, limits, attempt, tell
         self.began = time.monotonic()
-        self.store = Store()
+        self.store = Store(limits.device_store)
         self.batch = limits.batch
         self.explored = self.closed = self.stuck = 0
         self.loose = False
@@ -108,6 +117,8 @@ class _Search:
                     return self._outcome(Verdict.UNKNOWN, reason="the open domains no longer fit into memory")
                 if self.loose:
                     return self._outcome(Verdict.UNKNOWN, reason=_LOOSE)
+                if self.explored >= self.limits.domains and (len(self.store) or self.running):
+                    return replace(self._outcome(Verdict.UNKNOWN, reason=_UNFINISHED), unfinished=True)
         finally:
             torch.set_num_threads(threads)
             if self.helper is not None:

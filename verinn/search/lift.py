@@ -7,34 +7,53 @@ INVPROP, Kotha et al., NeurIPS 2023, within alpha-CROWN for intermediate layers,
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from verinn.bounds.climb import Multipliers, Pace, Rows, climb
+from verinn.bounds.domain import CACHE
 from verinn.search.neurons import PhaseTask
 from verinn.search.work import Assistant
 
-#: rows that are climbed together
+#: rows that are climbed together: at most so many, and as many as the caches hold
 BLOCK = 512
+FEWEST = 32
 #: the part of an interval's width by which an end must move to be computed with care
 WORTH = 0.005
 
 
-def tightened(task: PhaseTask, pace: Pace, assistant: Assistant | None = None) -> PhaseTask | None:
-    """One round over all layers, shared with a second process. None: an interval became empty, so nothing violates."""
+def tightened(task: PhaseTask, pace: Pace, assistant: Assistant | None = None, workers: int = 1) -> PhaseTask | None:
+    """One round over all layers, shared with a second process, or by threads.
+
+    None: an interval became empty, so nothing violates. Without goals what is found holds for every input.
+    """
     low, high = task.low, task.high
+    sharp = () if len(task.goals) else _sharp(task)
     for layer in range(len(task.columns.names)):
         if task.expired():
             break
-        low, high = _layer(replace(task, low=low, high=high), layer, pace, assistant)
+        if layer in sharp:
+            continue
+        low, high = _layer(replace(task, low=low, high=high), layer, pace, assistant, workers)
         if bool((low > high).any()):
             return None
     return replace(task, low=low, high=high)
 
 
-def _layer(task: PhaseTask, layer: int, pace: Pace, assistant: Assistant | None) -> tuple[Tensor, Tensor]:
+def _sharp(task: PhaseTask) -> tuple[int, ...]:
+    """Layers whose bounds no slope can improve: those that read the inputs through affine steps alone."""
+    program = task.relaxation.program
+    plain = {value.name for value in program.graph.inputs}
+    for step in program.steps:
+        if step.affine and all(name in plain for name in step.node.inputs):
+            plain.add(step.node.name)
+    return tuple(i for i, source in enumerate(task.columns.sources) if source in plain)
+
+
+def _layer(task: PhaseTask, layer: int, pace: Pace, assistant: Assistant | None, workers: int) -> tuple[Tensor, Tensor]:
     part = task.columns.part(layer)
     open_ = ((task.low[0, part] < 0) & (task.high[0, part] > 0)).nonzero().squeeze(1)
     if not len(open_):
@@ -45,7 +64,7 @@ def _layer(task: PhaseTask, layer: int, pace: Pace, assistant: Assistant | None)
         mine, other = open_[open_ % 2 == 0], open_[open_ % 2 == 1]
         job = assistant(lifted, layer, other, task.low, task.high, task.alpha, pace)
     order = open_ if job is None else torch.cat([mine, other])
-    found = [lifted(task, layer, mine, task.low, task.high, task.alpha, pace)]
+    found = [lifted(task, layer, mine, task.low, task.high, task.alpha, pace, 1 if job else workers)]
     if job is not None:
         try:
             found.append(job.result())
@@ -59,7 +78,14 @@ def _layer(task: PhaseTask, layer: int, pace: Pace, assistant: Assistant | None)
 
 
 def lifted(
-    task: PhaseTask, layer: int, some: Tensor, low: Tensor, high: Tensor, alpha: Tensor, pace: Pace
+    task: PhaseTask,
+    layer: int,
+    some: Tensor,
+    low: Tensor,
+    high: Tensor,
+    alpha: Tensor,
+    pace: Pace,
+    workers: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """Bounds (len(some),) of some neurons of a layer (numbers among its columns), certified.
 
@@ -67,13 +93,31 @@ def lifted(
     """
     first = task.columns.start[layer]
     down, up = low[0, some + first].clone(), high[0, some + first].clone()
-    for number in torch.arange(len(some), device=some.device).split(BLOCK // 2):
+
+    def bound(number: Tensor) -> Tensor | None:
         if task.expired():
-            break
-        value = _climbed(task, layer, some[number], low, high, alpha, pace)
-        down[number] = _below(value[: len(number)], low.dtype)
-        up[number] = -_below(value[len(number) :], low.dtype)
+            return None
+        with torch.no_grad():  # which is a matter of each thread
+            return _climbed(task, layer, some[number], low, high, alpha, pace)
+
+    blocks = torch.arange(len(some), device=some.device).split(_rows_of(task) // 2)
+    pool = ThreadPoolExecutor(workers) if workers > 1 else None
+    for number, value in zip(blocks, map(bound, blocks) if pool is None else pool.map(bound, blocks), strict=True):
+        if value is not None:
+            down[number] = _below(value[: len(number)], low.dtype)
+            up[number] = -_below(value[len(number) :], low.dtype)
+    if pool is not None:
+        pool.shutdown()
     return down, up
+
+
+def _rows_of(task: PhaseTask) -> int:
+    """How many rows are climbed together."""
+    program = task.relaxation.program
+    widest = max((torch.Size(shape).numel() for shape in program.shapes.values()), default=1)
+    if program.device.type != "cpu":
+        return BLOCK
+    return min(BLOCK, max(FEWEST, CACHE // (widest * torch.finfo(program.dtype).bits // 8)))
 
 
 def _climbed(task: PhaseTask, layer: int, some: Tensor, low: Tensor, high: Tensor, alpha: Tensor, pace: Pace) -> Tensor:
@@ -83,12 +127,14 @@ def _climbed(task: PhaseTask, layer: int, some: Tensor, low: Tensor, high: Tenso
     sign[len(some) :] = -1
     index = task.columns.index[layer][some].repeat(2)
     fixed, phase = _fixed(low, high)
+    if not len(task.goals):  # the box is all that there is: what is stable is so by its bounds
+        fixed, phase = fixed[:, :0], phase[:, :0]
     splits, phase = fixed.expand(size, -1), phase.expand(size, -1)
     rows = Rows(low, high, splits, phase, task.allowed, task.columns.sources[layer], index, sign)
     memory = task.memory(layer)
     fresh = Multipliers(alpha.expand(size, -1), torch.zeros_like(phase), low.new_zeros((size, len(task.goals))))
     start = fresh if memory is None else memory.recall(some, fixed[0], fresh)
-    best, found, _ = climb(task.frame, task.goals, rows, start, pace, 0.0, task.expired)
+    best, found, _ = climb(task.frame, task.asked, rows, start, pace, 0.0, task.expired)
     if memory is not None:
         memory.keep(some, fixed[0], found)
     column = some + task.columns.start[layer]

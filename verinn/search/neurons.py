@@ -16,7 +16,7 @@ from torch import Tensor
 
 from verinn.bounds.certify import certified
 from verinn.bounds.climb import Goals, Multipliers, Pace, Rows, climb, evaluate
-from verinn.bounds.crown import Relaxation
+from verinn.bounds.crown import LinearForm, Relaxation
 from verinn.bounds.dual import Columns, Frame, Primal
 from verinn.exact.leaves import Refiner
 from verinn.ops.program import Program
@@ -91,7 +91,7 @@ class PhaseTask:
         from verinn.search.lift import Memory
 
         count = self.columns.count
-        if count > MOST_REMEMBERED:
+        if count > MOST_REMEMBERED or not len(self.goals):
             return None
         if layer not in self.memories:
             neurons = len(self.columns.index[layer])
@@ -102,6 +102,11 @@ class PhaseTask:
     def strict(self) -> bool:
         """Whether every goal must be below zero for a violation."""
         return len(self.rows) == len(self.goals) and bool(self.spec.strict[self.case][self.rows].all())
+
+    @property
+    def asked(self) -> Goals | None:
+        """The goals, where there are any."""
+        return self.goals if len(self.goals) else None
 
     @property
     def allowed(self) -> Tensor:
@@ -153,11 +158,14 @@ class PhaseTask:
 
     def certified(self, rows: Rows, multipliers: Multipliers) -> Tensor:
         """What multipliers prove (B,), float64, rounded down."""
+        return self.form(rows, multipliers).minimum(self.lower, self.upper)[:, 0]
+
+    def form(self, rows: Rows, multipliers: Multipliers) -> LinearForm:
+        """The linear lower bounds (B, 1) that multipliers give, in float64."""
         double = Multipliers(multipliers.alpha.double(), multipliers.beta.double(), multipliers.gamma.double())
         sign = None if rows.sign is None else rows.sign.double()
         rows = replace(rows, lower=rows.lower.double(), upper=rows.upper.double(), phase=rows.phase.double(), sign=sign)
-        form = certified(self.careful, self.columns, self.goals, rows, double)
-        return form.minimum(self.lower, self.upper)[:, 0]
+        return certified(self.careful, self.columns, self.asked, rows, double)
 
 
 def explore_phases(task: PhaseTask, domains: Phases) -> Explored:

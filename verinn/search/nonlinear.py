@@ -16,9 +16,9 @@ from verinn.bounds.rounding import cast_down, cast_up
 from verinn.ops.program import Program
 from verinn.result import Verdict
 from verinn.search.bab import Limits, Outcome, Tell, Try, search
+from verinn.search.box import goals_of, read_by
 from verinn.search.candidates import kept
 from verinn.search.general import GeneralTask, careful
-from verinn.search.phased import goals_of, read_by
 from verinn.search.pieces import STORED, Pieces
 from verinn.search.spec import Spec
 

@@ -1,115 +1,40 @@
-"""From a group of cases to searches over ReLU phases: each box relaxed once, then conjunction by conjunction."""
+"""From a group of cases to searches over ReLU phases: what is done to a box, and when, by measured progress.
+
+A box is relaxed once, and its conjunctions are searched one after the other. What a first look at a search
+expects to take longer than bounding every unstable neuron by slopes of its own waits until that is done,
+once for all conjunctions that are left; where inputs are few, the box is halved as long as that halves what
+is missing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from verinn.bounds.climb import Goals, Multipliers, Pace, Rows, climb
-from verinn.bounds.crown import Relaxation
+from verinn.bounds.climb import Pace, climb, evaluate
 from verinn.bounds.domain import relax
-from verinn.bounds.dual import Columns, columns_of
-from verinn.bounds.relevance import relevance
 from verinn.bounds.rounding import cast_down, cast_up
 from verinn.ops.program import Program
 from verinn.result import Verdict
 from verinn.search.bab import Limits, Outcome, Tell, Try, search
-from verinn.search.neurons import PhaseTask
+from verinn.search.box import Box, Open, Setting, numbers, relaxed
+from verinn.search.neurons import PhaseTask, branch
 from verinn.search.spec import Spec
-from verinn.search.touch import PlainRows
 
-Expired = Callable[[], bool]
-
-#: conjunctions that are bounded together
-BLOCK = 512
-
-
-@dataclass(frozen=True, eq=False)
-class _Box:
-    """One case: its box, relaxed."""
-
-    relaxation: Relaxation  # in the search's dtype
-    careful: Relaxation  # in float64
-    spec: Spec
-    case: int
-    width: int
-    expired: Callable[[], bool]
-    relevant: dict[str, Tensor]
-
-    @staticmethod
-    def of(
-        careful: Relaxation,
-        program: Program,
-        spec: Spec,
-        case: int,
-        width: int,
-        expired: Expired,
-        relevant: dict[str, Tensor],
-    ) -> _Box:
-        """The box as the search sees it, from what is known of it in float64."""
-        known = {
-            name: (cast_down(low, program.dtype), cast_up(high, program.dtype))
-            for name, (low, high) in careful.intervals.items()
-        }
-        return _Box(Relaxation(program, known), careful, spec, case, width, expired, relevant)
-
-    @cached_property
-    def columns(self) -> Columns:
-        return columns_of(self.relaxation, self.relevant)
-
-    def task(self, goals: Goals, rows: Tensor) -> PhaseTask:
-        """The search for a violation of all of some goals, of which ``rows`` (R,) are rows of the spec."""
-        known = self.relaxation.intervals
-        low = self.columns.gather({name: ends[0] for name, ends in known.items()})
-        high = self.columns.gather({name: ends[1] for name, ends in known.items()})
-        case = slice(self.case, self.case + 1)
-        return PhaseTask(
-            self.relaxation,
-            self.columns,
-            goals,
-            rows,
-            self.spec.lower[case],
-            self.spec.upper[case],
-            low,
-            high,
-            (high > -low).to(low.dtype),
-            torch.full((1, len(goals)), 1.0 / max(1, len(goals)), dtype=low.dtype, device=low.device),
-            self.spec,
-            self.case,
-            self.careful,
-            self.width,
-            expired=self.expired,
-        )
-
-    def goals(self, mine: Tensor) -> Goals:
-        return goals_of(self.spec, self.case, mine)
-
-
-def goals_of(spec: Spec, s: int, mine: Tensor) -> Goals:
-    """Rows (an index) of the spec for case s, with the constraints on its inputs."""
-
-    def errors(e: Tensor | None, like: Tensor) -> Tensor | None:
-        if e is None:
-            return None
-        return torch.cat([e[s][mine], torch.zeros_like(like)])
-
-    cut, cut_c = spec.cut[s], spec.cut_c[s]
-    none = spec.y.new_zeros((len(cut), spec.y.shape[2]))
-    x = None
-    if spec.x is not None or len(cut):
-        own = spec.x[s][mine] if spec.x is not None else cut.new_zeros((len(mine), cut.shape[1]))
-        x = torch.cat([own, cut])
-    return Goals(
-        torch.cat([spec.y[s][mine], none]),
-        x,
-        torch.cat([spec.rhs[s][mine], -cut_c]),
-        errors(spec.y_error, none),
-        errors(spec.x_error, cut),
-    )
+#: up to so many free inputs a box may be halved
+FEW_INPUTS = 32
+#: halving pays where it leaves no more than this part of what a proof is short of
+PAYS = 0.5
+#: domains that may be explored before a box is tightened, or halved, for each of its unstable neurons: about as
+#: many take as long as tightening
+SPENDS = 1.5
+#: first splits lift more than later ones: the levels that are told from them are too few by about this factor
+HOPE = 1.4
+#: steps that each neuron's bound is climbed when a box is tightened
+PACE = Pace(5, beta=0.4)
 
 
 def search_phases(
@@ -126,103 +51,159 @@ def search_phases(
     """Decide a group of cases by splitting ReLUs. The outcome is `unknown` where other nonlinearities stay loose."""
     domains, reasons = 0, []
     for case in range(len(spec.cases)):
-        with torch.no_grad():
-            tasks = _tasks(program, referee, spec, case, width, budget, limits.expired, workers)
-        if limits.expired():
-            return Outcome(Verdict.TIMEOUT, reason="time is up", domains=domains)
-        domains += spec.conjunctions
-        for task in tasks:
-            outcome = search(task, limits, attempt, tell)
-            domains += outcome.domains
-            if outcome.verdict in (Verdict.SAT, Verdict.TIMEOUT):
-                return replace(outcome, domains=domains)
-            if outcome.verdict is Verdict.UNKNOWN:
-                reasons.append(outcome.reason)
+        setting = Setting(program, referee, spec, case, width, budget, workers, limits.expired)
+        outcome = _Case(setting, limits, attempt, tell).decide()
+        domains += outcome.domains
+        if outcome.verdict in (Verdict.SAT, Verdict.TIMEOUT):
+            return replace(outcome, domains=domains)
+        if outcome.verdict is Verdict.UNKNOWN:
+            reasons.append(outcome.reason)
     if reasons:
         return Outcome(Verdict.UNKNOWN, reason=reasons[0], domains=domains)
     return Outcome(Verdict.UNSAT, domains=domains)
 
 
-def _tasks(
-    program: Program,
-    referee: Program,
-    spec: Spec,
-    case: int,
-    width: int,
-    budget: int,
-    expired: Expired,
-    workers: int,
-) -> list[PhaseTask]:
-    """Searches for what one climb doesn't refute in a box, the nearest to a proof first.
+Part = tuple[Box, list[Open]]
 
-    The box is relaxed in the search's dtype first; in float32 the price of rounding makes many intervals
-    wider than they need be, so what is open after that is relaxed again in float64.
+
+@dataclass(eq=False)
+class _Case:
+    """One case: its boxes that wait, and what has been counted."""
+
+    setting: Setting
+    limits: Limits
+    attempt: Try
+    tell: Tell
+    domains: int = 0
+    reason: str = ""
+
+    def decide(self) -> Outcome:
+        spec, case = self.setting.spec, self.setting.case
+        every = torch.arange(spec.conjunctions, device=spec.owner.device)
+        self.domains += spec.conjunctions
+        first = self._relaxed(spec.lower[case : case + 1], spec.upper[case : case + 1], every)
+        waiting = [] if first is None else [first]
+        while waiting and not self.limits.expired():
+            box, left = waiting.pop()
+            left, end = self._searched(box, left)
+            if end is not None:
+                return replace(end, domains=self.domains)
+            if left:
+                waiting.extend(self._advanced(box, left) or [])
+        if self.limits.expired():
+            return Outcome(Verdict.TIMEOUT, reason="time is up", domains=self.domains)
+        if self.reason:
+            return Outcome(Verdict.UNKNOWN, reason=self.reason, domains=self.domains)
+        return Outcome(Verdict.UNSAT, domains=self.domains)
+
+    def _relaxed(self, lower: Tensor, upper: Tensor, conjunctions: Tensor, within: Box | None = None) -> Part | None:
+        """None: time ran out, which ``decide`` sees as well."""
+        with torch.no_grad():
+            return relaxed(
+                self.setting, lower, upper, conjunctions, None if within is None else within.careful.intervals
+            )
+
+    def _searched(self, box: Box, left: list[Open]) -> tuple[list[Open], Outcome | None]:
+        """What stays open when each conjunction was searched as far as it seems worth it; and a verdict, if any."""
+        undecided: list[Open] = []
+        purse = float(max(4 * self.setting.width, SPENDS * box.columns.count)) if _may_wait(box, left) else math.inf
+        for number, one in enumerate(left):
+            if self.limits.expired():
+                return [], Outcome(Verdict.TIMEOUT, reason="time is up")
+            most = purse / (len(left) - number)
+            if math.isfinite(most) and outlook(one.task) > most:
+                undecided.append(one)
+                continue
+            outcome = search(one.task, replace(self.limits, domains=most), self.attempt, self.tell)
+            self.domains += outcome.domains
+            purse -= outcome.domains
+            if outcome.verdict in (Verdict.SAT, Verdict.TIMEOUT):
+                return [], outcome
+            if outcome.unfinished:
+                undecided.append(one)
+            elif outcome.verdict is Verdict.UNKNOWN:
+                self.reason = self.reason or outcome.reason
+        return undecided, None
+
+    def _advanced(self, box: Box, left: list[Open]) -> list[Part] | None:
+        """The box once more, better known: halved where that pays, else tightened, else halved all the same.
+
+        None: time ran out.
+        """
+        halves = None
+        if 0 < box.free_inputs <= FEW_INPUTS:
+            halves = self._halved(box, left)
+            if halves is None or box.tight or _missing(halves) <= 2 * PAYS * _missing([(box, left)]):
+                return halves
+        with torch.no_grad():
+            better = box.tightened(PACE)
+            if self.limits.expired():
+                return None
+            return [(better, better.left(numbers(left, self.setting.spec.owner)))]
+
+    def _halved(self, box: Box, left: list[Open]) -> list[Part] | None:
+        """Both halves with what they leave open, the one that is nearer to a proof last."""
+        owner = self.setting.spec.owner
+        made: list[Part] = []
+        for lower, upper in box.halves(axis(box)):
+            part = self._relaxed(lower, upper, numbers(left, owner), box)
+            if part is None:
+                return None
+            made.append(part)
+        return sorted([part for part in made if part[1]], key=lambda part: -_missing([part]))
+
+
+def _may_wait(box: Box, left: list[Open]) -> bool:
+    """Whether something else can be done to the box than searching each conjunction to the end."""
+    if 0 < box.free_inputs <= FEW_INPUTS:
+        return True
+    return len(left) > 1 and not box.tight
+
+
+def _missing(parts: list[Part]) -> float:
+    """How far the bounds are from proofs, all together."""
+    return sum(max(0.0, -one.bound) for _, left in parts for one in left)
+
+
+def axis(box: Box) -> int:
+    """The input to halve: the one that alone, by intervals, moves the unstable neurons most, layer by layer.
+
+    Not the one that moves the rows most: what is missing is lost in the neurons' relaxations.
     """
-    lower, upper = spec.lower[case : case + 1], spec.upper[case : case + 1]
-    ends = cast_down(lower, program.dtype), cast_up(upper, program.dtype)
-    relevant = read_by(program, spec, case)
-    rough = relax(program, *ends, budget=budget, workers=workers, relevant=relevant)
-    known = {name: (low.double(), high.double()) for name, (low, high) in rough.intervals.items()}
-    every = torch.arange(spec.conjunctions, device=spec.owner.device)
-    if expired():
-        return []
-    left = _open(_Box.of(Relaxation(referee, known), program, spec, case, width, expired, relevant), every)
-    if not left or expired() or program.dtype == torch.float64:
-        return [task for _, _, task in left]
-    fine = relax(referee, lower, upper, known, budget=budget, workers=workers, relevant=relevant)
-    again = torch.tensor([j for _, j, _ in left], device=every.device)
-    left = _open(_Box.of(fine, program, spec, case, width, expired, relevant), again)
-    return [task for _, _, task in left]
+    setting = box.setting
+    free = (box.upper > box.lower)[0].nonzero().squeeze(1)
+    middle = (box.lower + box.upper) / 2
+    lower, upper = middle.repeat(len(free), 1), middle.repeat(len(free), 1)
+    each = torch.arange(len(free), device=free.device)
+    lower[each, free], upper[each, free] = box.lower[0, free], box.upper[0, free]
+    dtype, columns = setting.program.dtype, box.columns
+    with torch.no_grad():
+        alone = relax(setting.program, cast_down(lower, dtype), cast_up(upper, dtype), refine=False).intervals
+        ends = [columns.gather({name: pair[side] for name, pair in alone.items()}) for side in (0, 1)]
+        width = (ends[1] - ends[0]).clamp(min=0).nan_to_num(0.0, 0.0, 0.0)
+    score = torch.zeros_like(width[:, 0])
+    for layer in range(len(columns.names)):
+        part = width[:, columns.part(layer)].sum(1)
+        score = score + part / part.sum().clamp(min=torch.finfo(dtype).tiny)
+    return int(free[score.argmax()])
 
 
-def read_by(program: Program, spec: Spec, case: int) -> dict[str, Tensor]:
-    """The elements of values that the rows of a case can depend on (see ``relevance``)."""
-    outputs = program.graph.outputs
-    sizes = [torch.Size(program.shapes[out.value]).numel() for out in outputs]
-    read = spec.y[case] != 0
-    if spec.y_error is not None:
-        read = read | (spec.y_error[case] != 0)
-    start: dict[str, Tensor] = {}
-    for out, part in zip(outputs, read.any(0).split(sizes), strict=True):
-        mask = part.reshape(1, *program.shapes[out.value])
-        start[out.value] = start[out.value] | mask if out.value in start else mask
-    return relevance(program, start)
+def outlook(task: PhaseTask) -> float:
+    """How many domains a search may take, told from what its first levels of splits lift: infinite for nothing.
 
-
-def _open(box: _Box, conjunctions: Tensor) -> list[tuple[float, int, PhaseTask]]:
-    """Conjunctions that one climb doesn't refute, the nearest to a proof first: bound, number and search."""
-    left: list[tuple[float, int, PhaseTask]] = []
-    beaten = PlainRows.of(box.spec, box.careful.program).beaten(
-        box.careful, torch.tensor([box.case], device=box.spec.owner.device)
-    )[0]
-    conjunctions = conjunctions[~(beaten & (box.spec.owner == conjunctions.unsqueeze(1))).any(1)]
-    for block in conjunctions.split(BLOCK) if len(conjunctions) else ():
-        left.extend(_climbed(box, block))
-    return sorted(left, key=lambda one: -one[0])
-
-
-def _climbed(box: _Box, conjunctions: Tensor) -> list[tuple[float, int, PhaseTask]]:
-    """Conjunctions bounded in one pass: those that stay open, each with its bound and its multipliers."""
-    owner = box.spec.owner
-    every = (owner.unsqueeze(0) == conjunctions.unsqueeze(1)).any(0).nonzero().squeeze(1)
-    task = box.task(box.goals(every), every)
-    cuts = len(task.goals) - len(every)
-    mine = owner[every].unsqueeze(0) == conjunctions.unsqueeze(1)
-    allowed = torch.cat([mine, mine.new_ones((len(mine), cuts))], 1)
-    size = len(conjunctions)
-    none = task.low.new_zeros((size, 0))
-    rows = Rows(task.low, task.high, none.long(), none, allowed)
-    gamma = allowed.to(none.dtype) / allowed.sum(1, keepdim=True)
-    first = Multipliers(task.alpha.expand(size, -1), none, gamma)
-    best, found, _ = climb(task.frame, task.goals, rows, first, Pace(20), 0.0, box.expired)
-    proof = task.certified(rows, found)
-    left = []
-    for i, j in enumerate(conjunctions.tolist()):
-        own = (owner == j).nonzero().squeeze(1)
-        strict = bool(box.spec.strict[box.case][own].all()) and not cuts
-        if proof[i] > 0 or (strict and proof[i] >= 0 and float(found.gamma[i].sum()) > 0):
-            continue
-        fresh = box.task(box.goals(own), own)
-        gamma = found.gamma[i : i + 1][:, allowed[i]]
-        left.append((float(best[i]), j, replace(fresh, alpha=found.alpha[i : i + 1], gamma=gamma)))
-    return left
+    An estimate: it decides what is tried first, never what is true.
+    """
+    root = task.root()
+    if not bool(root.free.any()):
+        return 1.0  # a linear programme
+    with torch.no_grad():
+        primal = evaluate(task.frame, task.goals, root.rows(task.allowed), root.multipliers)
+        children, _ = branch(task, replace(root, worst=primal.value.double().clamp(max=0)), primal)
+        if children is None:
+            return 1.0
+        rows = children.rows(task.allowed)
+        best, _, _ = climb(task.frame, task.goals, rows, children.multipliers, task.pace, 0.0, task.expired)
+    levels = max(1.0, math.log2(len(children)))
+    before = max(0.0, -float(primal.value[0]))
+    lift = (before - float((-best).clamp(min=0).mean())) / levels
+    return 2.0 ** min(64.0, HOPE * before / lift + 1) if lift > 0 else math.inf

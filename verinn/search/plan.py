@@ -151,6 +151,11 @@ def _device(wanted: str) -> str:
     return wanted
 
 
+def _device_room(device: str) -> float:
+    """Half of what is free on a GPU; the other half is for the bounds of a batch."""
+    return torch.cuda.mem_get_info()[0] / 2 if device == "cuda" else math.inf
+
+
 def solve(problem: Problem, options: Options, progress: Callable[[Progress], None] | None = None) -> Result:
     """Decide a problem. Every `sat` was replayed; `unsat` means every case was refuted by sound bounds."""
     run = _Run(problem, options, progress)
@@ -285,7 +290,9 @@ class _Run:
         if plan.engine == "smt":
             return self._exactly(spec)
         attack = partial(self._attack_domains, attacker, spec) if self.options.attack else None
-        limits = Limits(plan.batch, plan.helper, self.expired, attack, plan.crowd)
+        limits = Limits(
+            plan.batch, plan.helper, self.expired, attack, plan.crowd, device_store=_device_room(plan.device)
+        )
         budget = self.options.memory // 8
         if plan.engine == "values":
             few = self.facts.free_inputs <= 32

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, Self
 
 import torch
@@ -110,27 +111,66 @@ def join(parts: Sequence[Domains]) -> Domains:
     )
 
 
-class Store:
-    """Open domains, last in first out: memory stays small, and a branch is finished before the next."""
+def moved(batch: Any, device: torch.device) -> Any:
+    """A batch of domains with all its tensors on ``device``."""
 
-    def __init__(self) -> None:
+    def there(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.to(device)
+        if isinstance(value, dict):
+            return {key: there(one) for key, one in value.items()}
+        return tuple(there(one) for one in value) if isinstance(value, tuple) else value
+
+    return replace(batch, **{field.name: there(getattr(batch, field.name)) for field in fields(batch)})
+
+
+class Store:
+    """Open domains, last in first out: memory stays small, and a branch is finished before the next.
+
+    ``room``: bytes that they may take on a GPU; what is above that, the oldest first, waits in the host's memory.
+    """
+
+    def __init__(self, room: float = math.inf) -> None:
         self._parts: list[Batch] = []
         self._count = 0
+        self._room = room
+        self._device: torch.device | None = None  # where domains are worked on
+        self._spilled = 0  # parts at the bottom that wait in the host's memory
 
     def __len__(self) -> int:
         return self._count
 
     def push(self, domains: Batch) -> None:
         if len(domains):
+            self._device = domains.worst.device
             self._parts.append(domains)
             self._count += len(domains)
+            self._spill()
+
+    def _spill(self) -> None:
+        if self._device is None or self._device.type == "cpu" or math.isinf(self._room):
+            return
+        held = [_bytes(part) for part in self._parts[self._spilled :]]
+        while len(held) > 1 and sum(held) > self._room:
+            self._parts[self._spilled] = moved(self._parts[self._spilled], torch.device("cpu"))
+            self._spilled += 1
+            held.pop(0)
+
+    def _fetched(self) -> Batch:
+        """The part on top, where domains are worked on."""
+        part = self._parts.pop()
+        if len(self._parts) >= self._spilled:
+            return part
+        self._spilled = len(self._parts)
+        assert self._device is not None
+        return moved(part, self._device)  # type: ignore[no-any-return]
 
     def pop(self, most: int) -> Batch:
         """Up to ``most`` domains."""
         taken: list[Batch] = []
         room = most
         while self._parts and room:
-            part = self._parts.pop()
+            part = self._fetched()
             if len(part) > room:
                 self._parts.append(part.part(0, len(part) - room))
                 part = part.part(len(part) - room, len(part))
@@ -142,11 +182,20 @@ class Store:
 
     def take_worst(self, most: int) -> Batch:
         """Up to ``most`` domains, those with the least promising bounds. The store must not be empty."""
-        whole: Batch = self._parts[0].joined(self._parts)
+        parts = self._parts
+        if self._spilled:  # all of them may be too much for the GPU
+            host = torch.device("cpu")
+            parts = [part if i < self._spilled else moved(part, host) for i, part in enumerate(parts)]
+        whole: Batch = parts[0].joined(parts)
         order = whole.worst.sort(stable=True).indices
         taken, rest = whole.select(order[:most]), whole.select(order[most:].sort().values)
-        self._parts, self._count = [], 0
+        device, spilled = self._device, self._spilled
+        self._parts, self._count, self._spilled = [], 0, 0
         self.push(rest)
+        if spilled:
+            assert device is not None
+            self._spilled, self._device = len(self._parts), device
+            taken = moved(taken, device)
         return taken
 
     def bytes(self) -> int:
@@ -154,15 +203,15 @@ class Store:
         if not self._parts:
             return 0
         top = self._parts[-1]
-        held: list[Tensor] = []
-        for value in vars(top).values():
-            ends = [end for pair in value.values() for end in pair] if isinstance(value, dict) else [value]
-            held.extend(end for end in ends if isinstance(end, Tensor))
-        return self._count * sum(end.numel() * end.element_size() for end in held) // max(1, len(top))
+        return self._count * _bytes(top) // max(1, len(top))
 
     def sample(self, most: int) -> Batch:
         """Some open domains: those that would be taken next. The store must not be empty."""
-        return self._parts[-1].part(0, most)
+        part = self._parts[-1].part(0, most)
+        if len(self._parts) > self._spilled:
+            return part
+        assert self._device is not None
+        return moved(part, self._device)  # type: ignore[no-any-return]
 
     def share(self) -> float:
         """How much of the whole search is still open, by the splits made so far."""
@@ -171,3 +220,12 @@ class Store:
     def worst(self) -> float:
         """The least promising bound among the open domains."""
         return min((float(part.worst.min()) for part in self._parts), default=float("inf"))
+
+
+def _bytes(batch: Batch) -> int:
+    """How much memory a batch takes."""
+    held: list[Tensor] = []
+    for value in vars(batch).values():
+        ends = [end for pair in value.values() for end in pair] if isinstance(value, dict) else [value]
+        held.extend(end for end in ends if isinstance(end, Tensor))
+    return sum(end.numel() * end.element_size() for end in held)
