@@ -161,14 +161,15 @@ def _conjunction_mixed(patch: Patch) -> None:
 
     def make(original: Function) -> Function:
         def climbed(box: Any, conjunctions: Any) -> Any:
-            merged = replace(box.spec, owner=torch.zeros_like(box.spec.owner))
-            return original(replace(box, spec=merged), conjunctions[:1] * 0)
+            spec = box.setting.spec
+            merged = replace(box.setting, spec=replace(spec, owner=torch.zeros_like(spec.owner)))
+            return original(replace(box, setting=merged), conjunctions[:1] * 0)
 
         return climbed
 
-    from verinn.search import phased
+    from verinn.search import box
 
-    patch.here(phased, "_climbed", make)
+    patch.here(box, "_climbed", make)
 
 
 def _gap(patch: Patch) -> None:
