@@ -190,14 +190,17 @@ def test_no_constraint_on_the_output_is_sat(tmp_path: Path) -> None:
         assert verify(model, prop(tmp_path, n, m, ""), options(attack)).verdict is Verdict.SAT
 
 
-def test_an_unbounded_input_is_never_unsat(tmp_path: Path) -> None:
+def test_an_unbounded_input_loses_no_violation(tmp_path: Path) -> None:
+    """Y_0 is at most 4, and falls without end as X_0 grows: what lies far out counts."""
     model, n, m = NETS["relu of the input"]
-    for body in ("(assert (>= Y_0 1))", "(assert (>= Y_0 1e30))"):
+    for body in ("(assert (>= Y_0 1))", "(assert (<= Y_0 -100))", "(assert (<= Y_0 -1e30))"):
         file = prop(tmp_path, n, m, body)
         file.write_text(file.read_text().replace("(assert (<= X_0 1))", ""))
         result = verify(model, file, options())
         assert result.verdict in (Verdict.SAT, Verdict.UNKNOWN)
         assert result.verdict is Verdict.SAT or result.reason
+    file.write_text(file.read_text().replace("(<= Y_0 -1e30)", "(>= Y_0 5)"))
+    assert verify(model, file, options()).verdict is not Verdict.SAT
 
 
 def test_the_same_seed_gives_the_same_answer(tmp_path: Path) -> None:

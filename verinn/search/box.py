@@ -58,7 +58,7 @@ class Open:
 class Box:
     """A box (1, n), float64, of a setting's case, relaxed in the search's dtype and in float64.
 
-    ``tight``: whether its neurons were tightened already.
+    ``tight``: whether its neurons were tightened already. ``depth``: how often it was halved.
     """
 
     setting: Setting
@@ -67,13 +67,16 @@ class Box:
     relaxation: Relaxation
     careful: Relaxation
     tight: bool = False
+    depth: int = 0
 
     @staticmethod
-    def of(setting: Setting, lower: Tensor, upper: Tensor, careful: Relaxation, tight: bool = False) -> Box:
+    def of(
+        setting: Setting, lower: Tensor, upper: Tensor, careful: Relaxation, tight: bool = False, depth: int = 0
+    ) -> Box:
         """The box as the search sees it, from what is known of it in float64."""
         dtype = setting.program.dtype
         known = {name: (cast_down(low, dtype), cast_up(high, dtype)) for name, (low, high) in careful.intervals.items()}
-        return Box(setting, lower, upper, Relaxation(setting.program, known), careful, tight)
+        return Box(setting, lower, upper, Relaxation(setting.program, known), careful, tight, depth)
 
     @cached_property
     def columns(self) -> Columns:
@@ -141,7 +144,7 @@ class Box:
             flat_high = flat_high.index_copy(1, index, torch.minimum(flat_high[:, index], up))
             intervals[source] = flat_low.reshape(low.shape), flat_high.reshape(high.shape)
         careful = Relaxation(self.careful.program, intervals)
-        return Box.of(self.setting, self.lower, self.upper, careful, tight=True)
+        return Box.of(self.setting, self.lower, self.upper, careful, True, self.depth)
 
     def halves(self, axis: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Lower and upper ends of both halves; they share the middle."""
@@ -157,6 +160,7 @@ def relaxed(
     upper: Tensor,
     conjunctions: Tensor,
     known: dict[str, Interval] | None = None,
+    depth: int = 0,
 ) -> tuple[Box, list[Open]] | None:
     """A box, and those of some conjunctions that it leaves open. None: time ran out.
 
@@ -173,13 +177,12 @@ def relaxed(
     found = {name: (low.double(), high.double()) for name, (low, high) in rough.intervals.items()}
     if setting.expired():
         return None
-    box = Box.of(setting, lower, upper, Relaxation(referee, found))
+    box = Box.of(setting, lower, upper, Relaxation(referee, found), depth=depth)
     left = box.left(conjunctions)
     if not left or dtype == torch.float64 or setting.expired():
         return box, left
-    box = Box.of(
-        setting, lower, upper, relax(referee, lower, upper, found, budget=budget, workers=workers, relevant=relevant)
-    )
+    fine = relax(referee, lower, upper, found, budget=budget, workers=workers, relevant=relevant)
+    box = Box.of(setting, lower, upper, fine, depth=depth)
     return box, box.left(numbers(left, conjunctions))
 
 

@@ -33,6 +33,8 @@ PAYS = 0.5
 SPENDS = 1.5
 #: first splits lift more than later ones: the levels that are told from them are too few by about this factor
 HOPE = 1.4
+#: boxes halved more often are searched whatever the outlook: where bounds only touch, no halving makes it better
+TRUSTED = 4
 #: steps that each neuron's bound is climbed when a box is tightened
 PACE = Pace(5, beta=0.4)
 
@@ -99,19 +101,21 @@ class _Case:
     def _relaxed(self, lower: Tensor, upper: Tensor, conjunctions: Tensor, within: Box | None = None) -> Part | None:
         """None: time ran out, which ``decide`` sees as well."""
         with torch.no_grad():
-            return relaxed(
-                self.setting, lower, upper, conjunctions, None if within is None else within.careful.intervals
-            )
+            if within is None:
+                return relaxed(self.setting, lower, upper, conjunctions)
+            return relaxed(self.setting, lower, upper, conjunctions, within.careful.intervals, within.depth + 1)
 
     def _searched(self, box: Box, left: list[Open]) -> tuple[list[Open], Outcome | None]:
         """What stays open when each conjunction was searched as far as it seems worth it; and a verdict, if any."""
         undecided: list[Open] = []
-        purse = float(max(4 * self.setting.width, SPENDS * box.columns.count)) if _may_wait(box, left) else math.inf
+        purse = math.inf
+        if _may_wait(box, left):  # the smaller a box, the more may be spent on it: at last a search is finished
+            purse = max(4 * self.setting.width, SPENDS * box.columns.count) * 2.0**box.depth
         for number, one in enumerate(left):
             if self.limits.expired():
                 return [], Outcome(Verdict.TIMEOUT, reason="time is up")
             most = purse / (len(left) - number)
-            if math.isfinite(most) and outlook(one.task) > most:
+            if math.isfinite(most) and box.depth < TRUSTED and outlook(one.task) > most:
                 undecided.append(one)
                 continue
             outcome = search(one.task, replace(self.limits, domains=most), self.attempt, self.tell)
