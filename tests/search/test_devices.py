@@ -191,7 +191,7 @@ def test_domains_wait_in_the_hosts_memory_where_the_gpu_is_short(
     monkeypatch.setattr(plan, "_device_room", lambda device: 1.0)
     monkeypatch.setattr(PhaseTask, "due", property(lambda task: 8.0 if task.renewals < 2 else 1e9))
     network = NETS["clip"]().model()
-    for level in (lowest("clip", 1 / 4) - step / 2 for step in range(1, 9)):
+    for level in (lowest("clip", 1 / 4) - step / 8 for step in range(1, 17)):
         write(device.file, 4, 2, [*bounds([-1 / 4] * 4, [1 / 4] * 4), row("<=", level, (1, "Y_0"))])
         if device.agree(network, engine=engine, batch=2).verdict is Verdict.UNSAT:
             break

@@ -26,6 +26,8 @@ from verinn.search.spec import Spec
 
 #: up to so many free inputs a box may be halved
 FEW_INPUTS = 32
+#: with so few unstable neurons nothing is waited for
+FEW_NEURONS = 24
 #: halving pays where it leaves no more than this part of what a proof is short of
 PAYS = 0.5
 #: domains that may be explored before a box is tightened, or halved, for each of its unstable neurons: about as
@@ -159,6 +161,8 @@ class _Case:
 
 def _may_wait(box: Box, left: list[Open]) -> bool:
     """Whether something else can be done to the box than searching each conjunction to the end."""
+    if box.columns.count <= FEW_NEURONS:  # the whole tree is soon searched
+        return False
     if 0 < box.free_inputs <= FEW_INPUTS:
         return True
     return len(left) > 1 and not box.tight
