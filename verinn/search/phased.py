@@ -189,7 +189,7 @@ def axis(box: Box) -> int:
         alone = relax(setting.program, cast_down(lower, dtype), cast_up(upper, dtype), refine=False).intervals
         ends = [columns.gather({name: pair[side] for name, pair in alone.items()}) for side in (0, 1)]
         width = (ends[1] - ends[0]).clamp(min=0).nan_to_num(0.0, 0.0, 0.0)
-    score = torch.zeros_like(width[:, 0])
+    score = width.new_zeros(len(width))
     for layer in range(len(columns.names)):
         part = width[:, columns.part(layer)].sum(1)
         score = score + part / part.sum().clamp(min=torch.finfo(dtype).tiny)

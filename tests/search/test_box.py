@@ -1,0 +1,110 @@
+"""Boxes halved and tightened before their phases are searched: no verdict becomes wrong, no violation is lost."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from search_brute import SHAPES, Layers, Row, Tree, model, random_asserts, random_layers, truth, write
+
+from verinn.api import verify
+from verinn.ops.program import Program
+from verinn.options import Options
+from verinn.result import Verdict
+from verinn.search import phased, plan
+from verinn.search.box import Box
+
+SIZES = (2, 8, 6, 2)
+Patch = pytest.MonkeyPatch
+
+
+def instances(shape: str, count: int) -> Iterator[tuple[Layers, list[Row | Tree]]]:
+    for seed in range(count):
+        rng = np.random.default_rng([seed, SHAPES.index(shape), 31])
+        layers = random_layers(rng, SIZES)
+        yield layers, random_asserts(rng, shape, layers, False)
+
+
+@pytest.fixture(autouse=True)
+def waiting(monkeypatch: Patch) -> None:
+    """Everything waits: no box is small enough, and every search looks hopeless until boxes were halved often."""
+    made = plan.plan_of
+    fields: dict[str, Any] = {"engine": "phases", "dtype": "float32", "helper": False, "batch": 3}
+    monkeypatch.setattr(plan, "plan_of", lambda facts, options: replace(made(facts, options), **fields))
+    monkeypatch.setattr(phased, "FEW_NEURONS", 0)
+    monkeypatch.setattr(phased, "outlook", lambda task: math.inf)
+
+
+def decided(layers: Layers, asserts: list[Row | Tree], path: Path) -> Verdict:
+    file = write(path / "p.vnnlib", SIZES[0], SIZES[-1], asserts)
+    options = Options(attack=False, deadline=time.monotonic() + 20.0, device="cpu")
+    return verify(model(layers), file, options).verdict
+
+
+@pytest.mark.parametrize(("pays", "few"), [(math.inf, 32), (-1.0, 32), (0.5, -1)], ids=["halved", "both", "tightened"])
+@pytest.mark.parametrize("shape", ["conjunction", "disjunction", "mixed"])
+def test_verdicts_are_true(shape: str, pays: float, few: int, monkeypatch: Patch, tmp_path: Path) -> None:
+    monkeypatch.setattr(phased, "PAYS", pays)
+    monkeypatch.setattr(phased, "FEW_INPUTS", few)
+    known = 0
+    for layers, asserts in instances(shape, 4):
+        verdict = decided(layers, asserts, tmp_path)
+        if verdict in (Verdict.SAT, Verdict.UNSAT):
+            known += 1
+            assert verdict.value == truth(layers, asserts)
+    assert known >= 2
+
+
+def test_tightened_intervals_hold_and_are_tighter(monkeypatch: Patch, tmp_path: Path) -> None:
+    """Weights are eighths and points dyadic, so float64 evaluates the network without rounding."""
+    seen: list[tuple[Box, Box]] = []
+    real = Box.tightened
+
+    def watched(box: Box, *given: Any) -> Box:
+        seen.append((box, real(box, *given)))
+        return seen[-1][1]
+
+    monkeypatch.setattr(Box, "tightened", watched)
+    monkeypatch.setattr(phased, "PAYS", -1.0)
+    for layers, asserts in instances("disjunction", 4):
+        decided(layers, asserts, tmp_path)
+    narrowed = 0
+    for before, after in seen:
+        program: Program = before.careful.program
+        low, high = before.lower, before.upper
+        x = low + (high - low) * torch.from_numpy(np.random.default_rng(0).integers(0, 257, (500, low.shape[1])) / 256)
+        (value,) = program.graph.inputs
+        values = program.run([x.reshape(-1, *value.shape)])
+        for name in before.columns.sources:
+            (was_low, was_high), (down, up) = before.careful.intervals[name], after.careful.intervals[name]
+            assert bool(((values[name] >= down) & (values[name] <= up)).all())
+            assert bool(((down >= was_low) & (up <= was_high)).all())
+            narrowed += int(((down > was_low) | (up < was_high)).sum())
+    assert seen and narrowed
+
+
+def test_halves_cover_their_box_and_know_their_depth(monkeypatch: Patch, tmp_path: Path) -> None:
+    made: list[tuple[Box, int]] = []
+    real = Box.halves
+
+    def watched(box: Box, axis: int) -> Any:
+        (low, middle), (again, high) = real(box, axis)
+        assert torch.equal(low, box.lower) and torch.equal(high, box.upper)
+        assert torch.equal(middle[:, axis], again[:, axis])
+        rest = [i for i in range(low.shape[1]) if i != axis]
+        assert torch.equal(middle[:, rest], box.upper[:, rest]) and torch.equal(again[:, rest], box.lower[:, rest])
+        made.append((box, axis))
+        return (low, middle), (again, high)
+
+    monkeypatch.setattr(Box, "halves", watched)
+    monkeypatch.setattr(phased, "PAYS", math.inf)
+    for layers, asserts in instances("conjunction", 6):
+        decided(layers, asserts, tmp_path)
+    assert {box.depth for box, _ in made} >= {0, 1, 2}
