@@ -168,6 +168,13 @@ def bent(rng: Rng) -> Graph:
     return b.graph()
 
 
+def leaky(rng: Rng) -> Graph:
+    """A slope that no float32 is, right at the inputs: nothing else is rounded that could pay for it."""
+    b = Build((6,))
+    layer(b, b.add("leaky_relu", "x0", alpha=0.1), f32(rng.normal(size=(6, 2))))
+    return b.graph()
+
+
 def moves(rng: Rng) -> Graph:
     """Slices, repeats, pads and joins between rounding steps; two inputs and a constant."""
     b = Build((2, 3), (3,))
@@ -197,6 +204,7 @@ NETS: dict[str, Callable[[Rng], Graph]] = {
         inexact,
         decimals,
         bent,
+        leaky,
         moves,
     )
 }
