@@ -21,8 +21,6 @@ from verinn.bounds.crown import Relaxation
 from verinn.bounds.domain import bound_rows, relax, targets
 from verinn.bounds.interval import propagate
 from verinn.bounds.rounding import exact_kernels
-from verinn.ops.base import Elementwise
-from verinn.ops.pool import MaxPool
 from verinn.ops.program import Program
 
 #: rows bounded at once where the number of domains varies: as many as there are classes
@@ -176,13 +174,19 @@ def _refined(program: Program, lower: Tensor, upper: Tensor, rows: int) -> tuple
 def _unstable(relaxation: Relaxation) -> int:
     """How many neurons, over all domains, were bounded by CROWN on the way."""
     count = 0
+    known = relaxation.intervals
     wanted = targets(relaxation.program)
     for step in relaxation.program.steps:
-        reader = wanted.get(step.node.name)
-        if reader is not None:
-            low, high = propagate(step, [relaxation.intervals[name] for name in step.node.inputs])
-            assert isinstance(reader.op, Elementwise | MaxPool)
-            count += int(reader.op.loose(reader.node, low, high).sum())
+        if step.node.name not in wanted:
+            continue
+        before = propagate(step, [known[name] for name in step.node.inputs])
+        loose = torch.zeros_like(before[0], dtype=torch.bool)
+        for reader in wanted[step.node.name]:
+            ends = [before if name == step.node.name else known[name] for name in reader.node.inputs]
+            for name, part in zip(reader.node.inputs, reader.loose(ends), strict=True):
+                if name == step.node.name:
+                    loose |= part
+        count += int(loose.sum())
     return count
 
 

@@ -135,10 +135,7 @@ def _inputs(graph: onnx.GraphProto, builder: Builder, values: _Values, box: Box 
     for info in graph.input:
         if info.name in values.weights:  # older files list their weights as inputs too
             continue
-        try:
-            shape, elem_type = _declared_input(info)
-        except InputError as error:
-            raise _told(error, place=f"input '{info.name}'") from None
+        shape, elem_type = _placed_input(info)
         inputs.append(Input(info.name, shape, type_name(elem_type)))
         end = start + math.prod(shape)
         part = None if box is None else (box[0][start:end].reshape(shape), box[1][start:end].reshape(shape))
@@ -151,8 +148,16 @@ def _inputs(graph: onnx.GraphProto, builder: Builder, values: _Values, box: Box 
 
 def _elements(graph: onnx.GraphProto, values: _Values) -> int:
     """How many numbers all inputs hold together."""
-    shapes = [_declared_input(info)[0] for info in graph.input if info.name not in values.weights]
+    shapes = [_placed_input(info)[0] for info in graph.input if info.name not in values.weights]
     return sum(math.prod(shape) for shape in shapes)
+
+
+def _placed_input(info: onnx.ValueInfoProto) -> tuple[Shape, int]:
+    """Shape and element type of an input; what is wrong with them names it."""
+    try:
+        return _declared_input(info)
+    except InputError as error:
+        raise _told(error, place=f"input '{info.name}'") from None
 
 
 def _declared_input(info: onnx.ValueInfoProto) -> tuple[Shape, int]:
