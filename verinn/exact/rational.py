@@ -19,6 +19,7 @@ import torch
 from verinn.bounds.climb import Goals
 from verinn.bounds.crown import Relaxation
 from verinn.bounds.dual import Columns
+from verinn.bounds.relevance import relevance
 from verinn.ops.base import Affine
 from verinn.ops.program import Program, Step
 
@@ -169,12 +170,14 @@ def leaf_of(
         raise TooLarge("a row is not exactly known")
     program = relaxation.program
     active = {}
+    relevant = relevance(program, _read(program, goals))
     for i, (name, source) in enumerate(zip(columns.names, columns.sources, strict=True)):
         low, high = (end.flatten().cpu().numpy() for end in relaxation.intervals[source])
         passes, shut = low >= 0, high <= 0
         chosen = columns.index[i].cpu().numpy()
         passes[chosen], shut[chosen] = phase[columns.part(i)] < 0, phase[columns.part(i)] > 0
-        if not (passes | shut).all():
+        idle = ~relevant[source].flatten().cpu().numpy() if source in relevant else np.ones_like(passes)
+        if not (passes | shut | idle).all():  # a neuron that no goal reads may be in either phase
             raise TooLarge("a phase is open")
         active[name] = passes
     values = affine(program, active)
@@ -185,6 +188,17 @@ def leaf_of(
             kept.append([number if sign > 0 else -number for number in values[source].row(element)])
     lower, upper = ([Fraction(float(end)) for end in side] for side in box)
     return Leaf([*_goal_rows(program, goals, values), *kept], len(goals), lower, upper)
+
+
+def _read(program: Program, goals: Goals) -> dict[str, torch.Tensor]:
+    """The elements of outputs that some goal reads: bool (1, *shape) by value."""
+    outputs = program.graph.outputs
+    sizes = [torch.Size(program.shapes[out.value]).numel() for out in outputs]
+    read: dict[str, torch.Tensor] = {}
+    for out, part in zip(outputs, (goals.y != 0).any(0).split(sizes), strict=True):
+        mask = part.reshape(1, *program.shapes[out.value])
+        read[out.value] = read[out.value] | mask if out.value in read else mask
+    return read
 
 
 def _goal_rows(program: Program, goals: Goals, values: dict[str, Exact]) -> list[Form]:
