@@ -9,7 +9,7 @@ is missing.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -79,25 +79,28 @@ class _Case:
     attempt: Try
     tell: Tell
     domains: int = 0
-    reason: str = ""
+    reasons: list[str] = field(default_factory=list)  # of conjunctions that stay unknown
 
     def decide(self) -> Outcome:
         spec, case = self.setting.spec, self.setting.case
         every = torch.arange(spec.conjunctions, device=spec.owner.device)
         self.domains += spec.conjunctions
         first = self._relaxed(spec.lower[case : case + 1], spec.upper[case : case + 1], every)
-        waiting = [] if first is None else [first]
-        while waiting and not self.limits.expired():
+        late = Outcome(Verdict.TIMEOUT, reason="time is up")
+        if first is None:
+            return replace(late, domains=self.domains)
+        waiting = [first]
+        while waiting:
             box, left = waiting.pop()
             left, end = self._searched(box, left)
+            parts = self._advanced(box, left) if left and end is None else []
+            if end is None and (parts is None or self.limits.expired()):
+                end = late
             if end is not None:
                 return replace(end, domains=self.domains)
-            if left:
-                waiting.extend(self._advanced(box, left) or [])
-        if self.limits.expired():
-            return Outcome(Verdict.TIMEOUT, reason="time is up", domains=self.domains)
-        if self.reason:
-            return Outcome(Verdict.UNKNOWN, reason=self.reason, domains=self.domains)
+            waiting.extend(parts or [])
+        if self.reasons:
+            return Outcome(Verdict.UNKNOWN, reason=self.reasons[0], domains=self.domains)
         return Outcome(Verdict.UNSAT, domains=self.domains)
 
     def _relaxed(self, lower: Tensor, upper: Tensor, conjunctions: Tensor, within: Box | None = None) -> Part | None:
@@ -128,7 +131,7 @@ class _Case:
             if outcome.unfinished:
                 undecided.append(one)
             elif outcome.verdict is Verdict.UNKNOWN:
-                self.reason = self.reason or outcome.reason
+                self.reasons.append(outcome.reason)
         return undecided, None
 
     def _advanced(self, box: Box, left: list[Open]) -> list[Part] | None:
