@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from verinn.bounds.crown import Backward, LinearForm, OneHot, Relaxation
+from verinn.bounds.forward import Forward, passes, too_dear
 from verinn.bounds.interval import Interval, propagate
 from verinn.bounds.patches import footprint, is_image, places
 from verinn.bounds.rows import flat
@@ -54,6 +55,7 @@ def relax(
 ) -> Relaxation:
     """Intervals of every value for boxes (D, n) in the program's dtype.
 
+    With few inputs and a large network, forward bounds come first, and CROWN where it is not much dearer.
     ``inherited``: intervals known to hold already (of a parent domain). ``refine``: bound the
     unstable inputs of nonlinear steps by CROWN. ``budget``: bytes for one block of coefficients.
     ``workers``: threads that bound blocks side by side, without a cutter; kernels had better use one each,
@@ -66,6 +68,8 @@ def relax(
     ends = {name: _meet(end, known[name]) if name in known else end for name, end in ends.items()}
     relaxation = Relaxation(program, ends)
     wanted = targets(program) if refine else {}
+    few = too_dear(program) if wanted else None
+    forward = None if few is None else Forward.start(relaxation, lower, upper)
     for step in program.steps:
         name = step.node.name
         interval = propagate(step, [relaxation.intervals[value] for value in step.node.inputs])
@@ -74,13 +78,16 @@ def relax(
         if inherited and name in inherited:
             interval = _meet(interval, inherited[name])
         relaxation.intervals[name] = interval
+        if forward is not None:
+            relaxation.intervals[name] = _meet(interval, forward.step(step))
         if cutter is not None and not isinstance(step.op, MaxPool):
             cutter.refresh(relaxation, step)
         if name in wanted:
             mask = flat(loose(relaxation, name, wanted[name]))
             if relevant is not None:
                 mask = mask & flat(relevant[name]) if name in relevant else torch.zeros_like(mask)
-            relaxation.intervals[name] = _refined(relaxation, step, mask, lower, upper, budget, cutter, workers)
+            if few is None or few[name] >= passes(mask):
+                relaxation.intervals[name] = _refined(relaxation, step, mask, lower, upper, budget, cutter, workers)
     return relaxation
 
 
