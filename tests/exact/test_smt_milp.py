@@ -131,7 +131,7 @@ def agree(seed: int, path: Path) -> str:
     rows = [*brute.bounds(*([float(end[side]) for end in box] for side in (0, 1))), brute.row(">=", level, (1, "Y_0"))]
     where = brute.write(path / "p.vnnlib", n, 1, rows)
     want = "unsat" if above else "sat"
-    for engine in ("smt", "auto"):
+    for engine in ("smt", "milp", "auto"):
         for attack in (False, True):
             options = Options(engine=engine, attack=attack, device="cpu")
             assert verify(model(layers, n), where, options).verdict.value == want, (seed, engine)

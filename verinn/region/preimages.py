@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 from verinn.errors import Unsupported
+from verinn.exact.domains import Status
 from verinn.exact.encoding.encode import TooLarge
 from verinn.exact.encoding.formula import Any, at_most
 from verinn.exact.encoding.formula import below as strictly
 from verinn.exact.smt.preimage import Preimages
-from verinn.exact.smt.solver import Status
 from verinn.ir.graph import Output
 from verinn.ir.prop import Case, Property, Rows, SparseMatrix
 from verinn.ir.query import Kind

@@ -35,6 +35,8 @@ from verinn.search.store import Batch, Domains
 TINY = 64
 #: seconds that it gets in a run without a time limit
 PATIENCE = 60.0
+#: engines that read the exact formula of a case
+EXACT = ("smt", "milp")
 #: operators whose elements count as neurons
 NONLINEAR = frozenset(name for name, op in OPS.items() if not isinstance(op, Affine))
 
@@ -60,7 +62,7 @@ class Facts:
 class Plan:
     """How a problem is attacked. All of it follows from the facts and the options."""
 
-    engine: str  # what is split: "boxes" of inputs (and late ReLUs), "phases" of ReLUs, "values"; or "smt": Z3
+    engine: str  # what is split: "boxes" of inputs (and late ReLUs), "phases" of ReLUs, "values"; or "smt", "milp"
     device: str
     dtype: str  # of the search
     points: int  # of the first attack
@@ -201,7 +203,7 @@ class _Run:
             if witness is not None:
                 return self._result(Verdict.SAT, witness)
         unbounded = [spec for spec in specs if not bool((spec.lower.isfinite() & spec.upper.isfinite()).all())]
-        if unbounded and self.plan.engine != "smt" and not self._tiny():
+        if unbounded and self.plan.engine not in EXACT and not self._tiny():
             return self._result(Verdict.UNKNOWN, reason="an input is unbounded: no bound can be computed over it")
         return self._search(specs, device)
 
@@ -271,7 +273,7 @@ class _Run:
         if not bool((spec.lower.isfinite() & spec.upper.isfinite()).all()):
             return self._exactly(spec)
         outcome = self._searched(spec, program, attacker, referee)
-        if outcome.verdict is not Verdict.UNKNOWN or self.plan.engine == "smt" or not self._tiny():
+        if outcome.verdict is not Verdict.UNKNOWN or self.plan.engine in EXACT or not self._tiny():
             return outcome
         exactly = self._exactly(spec, PATIENCE if self.options.deadline is None else math.inf)
         if exactly.verdict in (Verdict.SAT, Verdict.UNSAT):
@@ -287,7 +289,7 @@ class _Run:
     def _searched(self, spec: Spec, program: Program, attacker: Program, referee: Program) -> Outcome:
         """One group of cases, by the plan's engine."""
         plan, attempt = self.plan, partial(self._confirm, spec)
-        if plan.engine == "smt":
+        if plan.engine in EXACT:
             return self._exactly(spec)
         attack = partial(self._attack_domains, attacker, spec) if self.options.attack else None
         limits = Limits(
@@ -310,8 +312,8 @@ class _Run:
         return search(task, limits, attempt, self._search_told)
 
     def _exactly(self, spec: Spec, patience: float = math.inf) -> Outcome:
-        """A group of cases, case by case, by Z3, within ``patience`` seconds."""
-        from verinn.search.smt import Exactly, SmtLimits, decide
+        """A group of cases, case by case, by Z3 or by integer programmes, within ``patience`` seconds."""
+        from verinn.search import milp, smt
 
         program = Program.prepare(self.problem.graph, torch.float64)
         until = time.monotonic() + patience
@@ -319,11 +321,17 @@ class _Run:
         def left() -> float:
             return min(self._left(), until - time.monotonic())
 
-        limits = SmtLimits(lambda: self.expired() or left() <= 0, left, seed=self.options.seed)
+        def over() -> bool:
+            return self.expired() or left() <= 0
+
+        attempt, told, seed = partial(self._confirm, spec), self._search_told, self.options.seed
         domains, reasons = 0, []
         for number, case in enumerate(spec.cases):
-            task = Exactly(program, case, number, self.problem.query)
-            outcome = decide(task, limits, partial(self._confirm, spec), self._search_told)
+            task = smt.Exactly(program, case, number, self.problem.query)
+            if self.plan.engine == "milp":
+                outcome = milp.decide(task, milp.MilpLimits(over, left, seed), attempt, told)
+            else:
+                outcome = smt.decide(task, smt.SmtLimits(over, left, seed=seed), attempt, told)
             domains += outcome.domains
             if outcome.verdict in (Verdict.SAT, Verdict.TIMEOUT):
                 return replace(outcome, domains=domains)

@@ -20,13 +20,14 @@ from torch import Tensor
 
 from verinn.bounds.domain import relax
 from verinn.errors import Unsupported
+from verinn.exact.domains import Answer, Clause, Clauses, Domain, Status
 from verinn.exact.encoding.encode import Draft, TooLarge, encode
 from verinn.exact.encoding.formula import Any, Choice, Comparison, Condition, Encoding, Key, variable
 from verinn.exact.encoding.goals import goal_of, outside
 from verinn.exact.encoding.numbers import above, beneath
 from verinn.exact.encoding.polynomial import query_condition
 from verinn.exact.smt.refine import Refined
-from verinn.exact.smt.solver import Answer, Clause, Domain, Settings, SmtSolver, Status
+from verinn.exact.smt.solver import Settings, SmtSolver
 from verinn.ir.prop import Case
 from verinn.ir.query import Kind, Query
 from verinn.ops.program import Program
@@ -92,9 +93,27 @@ def decide(task: Exactly, limits: SmtLimits, attempt: Attempt, tell: Tell, roots
     `unsat`: Z3 refuted every part. `sat`: replayed. Whatever goes wrong is `unknown`.
     """
     try:
-        return _Search(task, limits, attempt, tell).run(roots or [Domain()])
+        return Search(task, limits, attempt, tell).run(roots or [Domain()])
     except (TooLarge, Unsupported) as error:
         return Outcome(Verdict.UNKNOWN, reason=f"the SMT engine can't take this network: {error}")
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """A case's exact formula; ``margin``: see ``Goal``."""
+
+    encoding: Encoding
+    margin: int
+
+
+def encoded_of(task: Exactly) -> Encoded:
+    """A case as a formula. Raises TooLarge, Unsupported."""
+    draft = encode(task.program, task.case.lower, task.case.upper)
+    goal = goal_of(draft, task.case)
+    draft.builder.conditions.append(goal.condition)
+    if not task.case.exact and task.query is not None:
+        draft.builder.conditions.append(_whole_query(draft, task.query))
+    return Encoded(draft.finished(), goal.margin)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,25 +125,20 @@ class _Open:
     depth: int = 0
 
 
-class _Search:
+class Search:
     """One case: its solvers, its clauses, and what it has counted."""
 
-    def __init__(self, task: Exactly, limits: SmtLimits, attempt: Attempt, tell: Tell):
+    def __init__(self, task: Exactly, limits: SmtLimits, attempt: Attempt, tell: Tell, encoded: Encoded | None = None):
         self.task, self.limits, self.attempt, self.tell = task, limits, attempt, tell
         self.began = time.monotonic()
         self.counts = Counts()
-        self.clauses: list[Clause] = []
         self.witness: Witness | None = None
         self.touched = ""  # a point that violates, but does not replay
         self.reach = math.inf  # open phases that Z3 decides in its slice, as far as was seen
-        draft = encode(task.program, task.case.lower, task.case.upper)
-        goal = goal_of(draft, task.case)
-        draft.builder.conditions.append(goal.condition)
-        if not task.case.exact and task.query is not None:
-            draft.builder.conditions.append(_whole_query(draft, task.query))
-        self.margin = goal.margin
-        self.encoding = draft.finished()
+        known = encoded or encoded_of(task)
+        self.margin, self.encoding = known.margin, known.encoding
         self.choices = {choice.key: choice for choice in self.encoding.formula.choices}
+        self.clauses = Clauses({key: choice.phases for key, choice in self.choices.items()})
         formula = self.encoding.formula
         self.linear = not (formula.products or formula.curves)
         self.bounded = bool(self.encoding.ranges)
@@ -172,6 +186,11 @@ class _Search:
         if undecided:
             return self._outcome(Verdict.UNKNOWN, reason=undecided[0])
         return self._outcome(Verdict.UNSAT)
+
+    def leaf(self, domain: Domain) -> Answer:
+        """Z3's answer about a domain whose phases are chosen: `sat` with a reason where its solutions don't replay."""
+        answer = self._asked(_Open(domain, depth=1), True)
+        return Answer(Status.SAT) if self.witness is not None else answer
 
     # -- one domain ---------------------------------------------------------------------------------
 
@@ -247,8 +266,7 @@ class _Search:
         implied = {(key, phase) for key, phase in core.phases if key not in node.domain.phases}
         if implied:  # they follow from the box, all of it
             core = Clause(core.bounds | frozenset(self._ends(node.domain)), core.phases - implied)
-        self.clauses.append(core)
-        self.counts.learned += 1
+        self.counts.learned += self.clauses.add(core)
 
     def _ends(self, domain: Domain) -> Iterator[tuple[int, bool, float]]:
         case = self.task.case
@@ -258,26 +276,13 @@ class _Search:
                     yield number, over, float(end[number])
 
     def _narrowed(self, node: _Open) -> _Open | None:
-        """The domain with the phases that clauses leave; None where one closes it (unit propagation)."""
-        phases = dict(node.domain.phases)
-        again = bool(self.clauses)
-        while again:
-            again = False
-            for clause in self.clauses:
-                missing = clause.missing(Domain(node.domain.lower, node.domain.upper, phases))
-                if missing is None:
-                    continue
-                if not missing:
-                    self.counts.pruned += 1
-                    return None
-                if len(missing) == 1:
-                    key, phase = missing[0]
-                    others = [k for k in self.choices[key].phases if k != phase]
-                    if len(others) == 1:
-                        phases[key] = others[0]
-                        self.counts.forced += 1
-                        again = True
-        return replace(node, domain=replace(node.domain, phases=phases))
+        """The domain with the phases that clauses leave; None where one closes it."""
+        found = self.clauses.narrowed(node.domain)
+        self.counts.forced += len(found.reasons)
+        if found.conflict is not None:
+            self.counts.pruned += 1
+            return None
+        return replace(node, domain=found.domain)
 
     # -- splitting ----------------------------------------------------------------------------------
 

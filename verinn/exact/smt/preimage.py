@@ -11,11 +11,12 @@ from fractions import Fraction
 import numpy as np
 
 from verinn.errors import Unsupported
+from verinn.exact.domains import Domain, Status
 from verinn.exact.encoding.encode import TooLarge, encode
 from verinn.exact.encoding.formula import Any, Condition, Form
 from verinn.exact.encoding.goals import on_grid, outside, within
 from verinn.exact.smt.refine import Refined
-from verinn.exact.smt.solver import Domain, Settings, SmtSolver, Status
+from verinn.exact.smt.solver import Settings, SmtSolver
 from verinn.ops.program import Program
 
 Number = Fraction | float

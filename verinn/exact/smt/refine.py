@@ -14,10 +14,11 @@ from fractions import Fraction
 
 import torch
 
+from verinn.exact.domains import Answer, Domain, Status
 from verinn.exact.encoding.formula import All, Any, Comparison, Condition, Curve, Key, variable
 from verinn.exact.encoding.lines import curve_cell, range_over
 from verinn.exact.encoding.numbers import above, beneath
-from verinn.exact.smt.solver import Answer, Domain, SmtSolver, Status
+from verinn.exact.smt.solver import SmtSolver
 
 #: a solution this near to a curve, in units of max(1, |y|), is on it
 NEAR = 1e-9

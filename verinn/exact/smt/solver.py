@@ -9,13 +9,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any as Anything
 
-import numpy as np
-
+from verinn.exact.domains import Answer, Clause, Domain, Status
 from verinn.exact.encoding import formula as f
 from verinn.exact.encoding.formula import Comparison, Condition, Encoding, Form, Key
 from verinn.exact.smt.guard import Gone, Interrupted, guarded
@@ -31,12 +29,6 @@ MOST_ENDS = 4000
 DECIMALS = 40
 
 
-class Status(Enum):
-    SAT = "sat"
-    UNSAT = "unsat"
-    UNKNOWN = "unknown"
-
-
 @dataclass(frozen=True)
 class Settings:
     """``memory``: MiB that Z3 may take; ``seed``: of its heuristics; ``weak``: whether redundant lines are added;
@@ -47,51 +39,6 @@ class Settings:
     seed: int = 0
     weak: bool = True
     arithmetic: int | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Domain:
-    """A part of what is to be decided: a box of inputs (n,) float64, None for the whole, and the phases chosen."""
-
-    lower: np.ndarray | None = None
-    upper: np.ndarray | None = None
-    phases: Mapping[Key, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Clause:
-    """Bounds of inputs ((number, whether upper, value)) and phases that no solution has all together."""
-
-    bounds: frozenset[tuple[int, bool, float]]
-    phases: frozenset[tuple[Key, int]]
-
-    def missing(self, domain: Domain) -> list[tuple[Key, int]] | None:
-        """The phases of the clause that a domain has not chosen; None where the clause doesn't apply to it:
-        it is not inside the bounds, or has another phase."""
-        for number, over, value in self.bounds:
-            end = domain.upper if over else domain.lower
-            if end is None or (end[number] > value if over else end[number] < value):
-                return None
-        open_ = []
-        for key, phase in self.phases:
-            chosen = domain.phases.get(key)
-            if chosen is None:
-                open_.append((key, phase))
-            elif chosen != phase:
-                return None
-        return open_
-
-
-@dataclass(frozen=True, eq=False)
-class Answer:
-    """``point``: for `sat` the values of all variables, as far as Z3 gives them as numbers; ``exact``: whether
-    none was approximated. ``core``: for `unsat` what of the domain was needed."""
-
-    status: Status
-    reason: str = ""
-    point: tuple[Fraction, ...] = ()
-    exact: bool = True
-    core: Clause | None = None
 
 
 class SmtSolver:
@@ -351,3 +298,6 @@ def _clause(parts: Iterable[Part]) -> Clause:
 def _brief(error: object) -> str:
     text = error.decode(errors="replace") if isinstance(error, bytes) else str(error)
     return " ".join(text.split())[:120]
+
+
+__all__ = ["Answer", "Clause", "Domain", "Settings", "SmtSolver", "Status"]
