@@ -32,7 +32,7 @@ FACTORIES = {
 }  # fmt: skip
 #: what works on the CPU, whatever the device of a run: replays, rationals, what is read, the draws of the attack
 ON_THE_CPU = {"attack/pgd.py", "attack/replay.py", "passes/replay.py", "passes/scatter.py"}
-ON_THE_CPU |= {"exact/rational.py", "search/spec.py", "search/smt.py", "attack/equalities.py"}
+ON_THE_CPU |= {"exact/rational.py", "search/spec.py", "search/smt.py", "search/milp.py", "attack/equalities.py"}
 #: what computes on the CPU only: training of audited networks, exact meanings, regions, bounds for Python
 CPU_ROOMS = ("audit/", "exact/encoding/", "exact/smt/", "region/", "bounds/node.py", "bounds/substitution.py")
 
