@@ -15,6 +15,7 @@ from verinn.audit.numeric import rounding
 from verinn.audit.query import Query, Tensor, box, linear, text
 from verinn.audit.sketch import Sketch, packed
 from verinn.cli import main
+from verinn.face.audit_mutants import killers
 from verinn.search import plan
 
 #: fast ones of several rooms; all of them run under ``slow``
@@ -143,11 +144,36 @@ def test_a_survivor_is_told(suite: Path, capsys: pytest.CaptureFixture[str]) -> 
 COMMITTED = Path(__file__).resolve().parents[2] / "soundness"
 
 
+#: one of each room or family that shows it within a second or two
+COMMITTED_SLICE = ("midpoint-tangent", "output-padding", "beta-sign", "input-rows", "outside-box")
+
+
+def table() -> dict[str, str]:
+    """The committed table: what caught each mutant."""
+    if not (COMMITTED / "mutants.json").exists():
+        pytest.skip("there is no committed suite")
+    return killers(str(COMMITTED / "mutants.json"))
+
+
+def test_the_committed_table_covers_the_catalogue() -> None:
+    told, loaded = table(), load_suite(COMMITTED)
+    assert list(told) == list(MUTANTS)
+    families = {instance.id: instance.family for instance in loaded.instances}
+    page = (COMMITTED / "MUTANTS.md").read_text(encoding="utf-8")
+    for name, killer in told.items():
+        assert f"| {name} | {MUTANTS[name].room} | {MUTANTS[name].fault} | {families[killer]} | {killer} |" in page
+
+
+@pytest.mark.parametrize("name", COMMITTED_SLICE)
+def test_what_the_table_says_is_so(name: str) -> None:
+    loaded, killer = load_suite(COMMITTED), table()[name]
+    mine = [instance for instance in loaded.instances if instance.id == killer]
+    assert hunt(loaded, mine, MUTANTS[name], Bounds(timeout=10.0, patience=100.0)).killed
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MUTANTS)
 def test_the_committed_suite_catches(name: str) -> None:
-    if not (COMMITTED / "manifest.json").exists():
-        pytest.skip("there is no committed suite")
-    loaded = load_suite(COMMITTED)
-    catch = hunt(loaded, loaded.instances, MUTANTS[name], Bounds(timeout=6.0, patience=240.0))
+    told, loaded = table(), load_suite(COMMITTED)
+    catch = hunt(loaded, loaded.instances, MUTANTS[name], Bounds(timeout=6.0, patience=240.0), told[name])
     assert catch.killed, catch

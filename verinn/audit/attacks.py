@@ -55,13 +55,14 @@ SHORT = (
 def run(margin: Margin, lower: Tensor, upper: Tensor, attack: Attack, seed: int) -> dict[str, Any]:
     """What the attack found in the box (n,), (n,): the record that goes into the truth.
 
-    ``found`` counts the restarts that met a counterexample on their way, ``best`` is the greatest margin seen.
+    ``seed`` draws the starts, ``found`` counts the restarts that met a counterexample on their way, ``best`` is the
+    greatest margin seen.
     """
     generator = torch.Generator(device="cpu").manual_seed(seed)
     place = torch.rand((attack.restarts, lower.numel()), generator=generator, dtype=torch.float64)
     x = (lower + (upper - lower) * place.to(lower)).clamp(lower, upper)
     best = _pgd(margin, x, lower, upper, attack) if attack.kind == "pgd" else _apgd(margin, x, lower, upper, attack)
-    return {**asdict(attack), "found": int((best >= 0).sum()), "best": float(f"{float(best.max()):.6g}")}
+    return {**asdict(attack), "seed": seed, "found": int((best >= 0).sum()), "best": float(f"{float(best.max()):.6g}")}
 
 
 def run_all(

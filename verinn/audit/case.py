@@ -6,8 +6,9 @@ contradicts is an error of the generator and stops the build.
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -20,7 +21,8 @@ from verinn.audit import enclosure as en
 from verinn.audit import exact
 from verinn.audit.enclosure import Enclosure
 from verinn.audit.instance import Instance, Truth
-from verinn.audit.query import Query, Tensor, holds
+from verinn.audit.query import Query, Tensor, holds, text
+from verinn.audit.sketch import packed
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +55,15 @@ class Case:
     group: str = ""
     recipe: Mapping[str, Any] = field(default_factory=dict)
     attacks: tuple[Mapping[str, Any], ...] = ()
+
+
+def digest(case: Case) -> str:
+    """Names the question, whatever its name in a suite: of the SHA-256 of its models and its property."""
+    content = hashlib.sha256()
+    for model in case.models.values():
+        content.update(packed(model))
+    content.update(text(case.query).encode())
+    return content.hexdigest()[:24]
 
 
 def ulp(value: Fraction) -> Fraction:
@@ -170,12 +181,24 @@ def exact_outputs(model: onnx.ModelProto, feed: Mapping[str, np.ndarray]) -> dic
     return exact.evaluate(model, dict(feed))
 
 
-def runtime_outputs(model: onnx.ModelProto, feed: Mapping[str, np.ndarray]) -> dict[str, Enclosure]:
-    """What ONNX Runtime computes on one thread, as exact numbers."""
+def _session(model: onnx.ModelProto) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def runtime_arrays(model: onnx.ModelProto, points: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+    """What ONNX Runtime computes at each of the points (P, n) of the only input, (1, n) in the model."""
+    session = _session(model)
+    source, names = session.get_inputs()[0].name, [item.name for item in session.get_outputs()]
+    for x in points:
+        yield dict(zip(names, session.run(names, {source: x[None]}), strict=True))
+
+
+def runtime_outputs(model: onnx.ModelProto, feed: Mapping[str, np.ndarray]) -> dict[str, Enclosure]:
+    """What ONNX Runtime computes on one thread, as exact numbers."""
+    session = _session(model)
     shaped = {
         item.name: feed[item.name].reshape([max(1, s) if isinstance(s, int) else 1 for s in item.shape])
         for item in session.get_inputs()

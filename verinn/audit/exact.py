@@ -24,11 +24,15 @@ from verinn.errors import Unsupported
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """One node with its inputs (None where left out) and the model's opset."""
+    """One node with its inputs (None where left out) and the model's opset.
+
+    ``kinds``: ONNX's element types of those inputs that are constants of the model, 0 for the others.
+    """
 
     node: onnx.NodeProto
     inputs: Sequence[Enclosure | None]
     opset: int
+    kinds: Sequence[int] = ()
 
     @property
     def op(self) -> str:
@@ -81,20 +85,23 @@ def evaluate(model: onnx.ModelProto, inputs: Mapping[str, Enclosure | np.ndarray
     Unsupported for an operator that this module doesn't know; ``enclosure.Undecided`` where a comparison can't be
     decided for an interval.
     """
-    import verinn.audit.exact_operators  # noqa: F401  (registers them)
+    import verinn.audit.exact_operators
+    import verinn.audit.exact_rare  # noqa: F401  (both register them)
 
     opset = next(int(item.version) for item in model.opset_import if item.domain in ("", "ai.onnx"))
     values: dict[str, Enclosure] = {item.name: en.of(numpy_helper.to_array(item)) for item in model.graph.initializer}
+    kinds = {item.name: int(item.data_type) for item in model.graph.initializer}
     for item in model.graph.input:
         if item.name in values:
             continue
         shape = tuple(max(1, int(size.dim_value)) for size in item.type.tensor_type.shape.dim)
-        given = inputs[item.name]
-        values[item.name] = en.shaped(given if isinstance(given, Enclosure) else en.of(given), shape)
+        value = inputs[item.name]
+        values[item.name] = en.shaped(value if isinstance(value, Enclosure) else en.of(value), shape)
     for node in model.graph.node:
         if node.domain not in ("", "ai.onnx") or node.op_type not in FUNCTIONS:
             raise Unsupported(f"operator {node.domain}{node.op_type} has no exact meaning here", place=node.name)
-        call = Call(node, [values[name] if name else None for name in node.input], opset)
+        given = [values[name] if name else None for name in node.input]
+        call = Call(node, given, opset, [kinds.get(name, 0) for name in node.input])
         results = FUNCTIONS[node.op_type](call)
         made = results if isinstance(results, list) else [results]
         values.update(zip(node.output, made, strict=False))

@@ -480,7 +480,7 @@ def _one_hot(call: Call) -> Enclosure:
 _MOVES: dict[str, tuple[int, ...] | None] = {
     "Reshape": (0,), "Flatten": (0,), "Transpose": (0,), "Squeeze": (0,), "Unsqueeze": (0,), "Slice": (0,),
     "Gather": (0,), "GatherElements": (0,), "GatherND": (0,), "Expand": (0,), "Tile": (0,), "Split": (0,),
-    "DepthToSpace": (0,), "SpaceToDepth": (0,), "Trilu": (0,), "Compress": (0,),
+    "DepthToSpace": (0,), "SpaceToDepth": (0,), "Trilu": (0,), "Compress": (0,), "ReverseSequence": (0,),
     "ScatterElements": (0, 2), "ScatterND": (0, 2), "Concat": None, "Pad": (0, 2),
 }  # fmt: skip
 

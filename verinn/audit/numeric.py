@@ -127,6 +127,66 @@ def valley(rng: np.random.Generator, inputs: int, folds: int) -> Made:
     return Made("valley", sketch, lower, upper, 1, top, where, "a sum of folds is greatest where all fold the same way")
 
 
+def uneven(rng: np.random.Generator, inputs: int, hidden: int) -> Made:
+    """A rising network of inputs of very different sizes, all of them negative: small coefficients matter.
+
+    Input i lies in [−2 S_i, −S_i], S_i a power of two up to 2^16, and its weights are divided by S_i.
+    """
+    size = 2.0 ** rng.integers(0, 17, inputs)
+    size[0] = 2.0**16
+    first = rng.integers(1, 4, (inputs, hidden)) / 4.0
+    bias = np.round(1.5 * first.sum(0) * 8) / 8 + rng.integers(-1, 2, hidden) / 8
+    second = rng.integers(1, 5, (hidden, 1)) / 2.0
+    sketch = Sketch()
+    weight = sketch.weight(first / size[:, None])
+    inner = sketch.node("Gemm", sketch.input([1, inputs]), weight, sketch.weight(bias))
+    y = sketch.node("Gemm", sketch.node("Relu", inner), sketch.weight(second), sketch.weight([0.0]))
+    sketch.output(y, [1, 1])
+    top = Fraction(float((np.maximum(bias - first.sum(0), 0.0) @ second)[0]))
+    upper, lower = tuple(Fraction(-s) for s in size), tuple(Fraction(-2 * s) for s in size)
+    known = "a rising function is greatest at the upper corner"
+    return Made("uneven", sketch, lower, upper, 1, top, upper, known)
+
+
+def touching(rng: np.random.Generator, sat: bool, key: str, quick: bool = False) -> Case:
+    """Three rows of a conjunction that one point only fulfils, each a tie: their left sides add up to zero.
+
+    y = A x with a_3 = −a_1 − a_2, and y_k ≥ a_k·c for all k: then all are equalities, and a_1, a_2 are independent.
+    Safe: the last row asks for 2^-12 more.
+    """
+    rows = rng.integers(1, 5, (2, 2)) * rng.choice([-1, 1], (2, 2)) / 4.0
+    if rows[0, 0] * rows[1, 1] == rows[0, 1] * rows[1, 0]:
+        rows[1, 1] = -rows[1, 1]
+    rows = np.concatenate([rows, -rows.sum(0, keepdims=True)])
+    point = (rng.integers(-24, 24, 2) * 2 + 1) / 64.0
+    sketch = Sketch()
+    # through ReLUs that are active all over the box: x + 2 there
+    shifted = sketch.node(
+        "Relu", sketch.node("Gemm", sketch.input([1, 2]), sketch.weight(np.eye(2)), sketch.weight([2.0, 2.0]))
+    )
+    offset = sketch.weight(-2 * rows.sum(1))
+    sketch.output(sketch.node("Gemm", shifted, sketch.weight(rows.T), offset), [1, 3])
+    bounds = [Fraction(float(value)) for value in rows @ point]
+    margin = Fraction(0) if sat else Fraction(-1, 2**12)
+    bounds[2] -= margin
+    asked = [linear({("y", k): 1}, ">=", bound) for k, bound in enumerate(bounds)]
+    return Case(
+        family=FAMILY,
+        models={"f": sketch.model()},
+        query=Query((Tensor("x", (1, 2), False), Tensor("y", (1, 3), True)), (*box("x", [-1, -1], [1, 1]), *asked)),
+        label="sat" if sat else "unsat",
+        known="by construction (touching): the rows' left sides add up to zero",
+        key=key,
+        point={"x": point.astype(np.float32)},
+        operators=sketch.operators(),
+        margin=margin,
+        threshold=max(abs(bound) for bound in bounds),
+        shape="touching",
+        quick=quick,
+        recipe={"generator": "numeric", "kind": "touching"},
+    )
+
+
 def case(made: Made, threshold: Fraction, key: str, quick: bool = False) -> Case:
     """The question whether y0 reaches ``threshold``."""
     tensors = (Tensor("x", (1, len(made.lower)), False), Tensor("y", (1, made.outputs), True))
@@ -163,3 +223,9 @@ def rounding(seed: Sequence[int], rounds: int = 2) -> Iterator[Case]:
             made = cancelled(rng, merged)
             yield case(made, made.top / 2, f"{made.kind}-{number}-half", quick=first)
             yield case(made, made.top * 2**20, f"{made.kind}-{number}-far")
+        rng = np.random.default_rng([*seed, number, 1])
+        made = uneven(rng, 3, 4)
+        yield case(made, made.top, f"uneven-{number}-tie", quick=first)
+        yield case(made, made.top + ulp(made.top), f"uneven-{number}-above")
+        for sat in (True, False):
+            yield touching(rng, sat, f"touching-{number}-{sat}", quick=first and sat)

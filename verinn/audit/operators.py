@@ -21,8 +21,9 @@ import onnx
 
 from verinn.audit import enclosure as en
 from verinn.audit import layers
-from verinn.audit.case import Case, ulp
+from verinn.audit.case import Case, runtime_outputs, ulp
 from verinn.audit.exact import evaluate
+from verinn.audit.operator_rare import RARE
 from verinn.audit.operator_table import TABLE, Entry, few
 from verinn.audit.planted import spikes
 from verinn.audit.query import Query, Tensor, box, linear
@@ -48,7 +49,7 @@ def _draw_operator(entry: Entry, seed: Sequence[int], sketch: Sketch, x: str) ->
     return sketch.node("Flatten", entry.draw(sketch, x, np.random.default_rng(list(seed))), axis=0)
 
 
-def _alone(entry: Entry, seed: Sequence[int]) -> onnx.ModelProto:
+def alone(entry: Entry, seed: Sequence[int]) -> onnx.ModelProto:
     """The operator without anything else, to be evaluated exactly."""
     sketch = Sketch(entry.opset)
     x = sketch.input([1, entry.inputs])
@@ -66,7 +67,7 @@ def _size(entry: Entry, seed: Sequence[int]) -> int:
     return int(evaluate(sketch.model(), {"x": middle})["y"].lo.size)
 
 
-def _reach(model: onnx.ModelProto, weight: np.ndarray, x: np.ndarray) -> tuple[Fraction, Fraction]:
+def reach(model: onnx.ModelProto, weight: np.ndarray, x: np.ndarray) -> tuple[Fraction, Fraction]:
     """w·z(x), enclosed."""
     z = evaluate(model, {"x": en.of(x)})["y"].moved(lambda a: a.reshape(-1))
     total = en.total(en.multiply(en.of(weight), z), (0,), False)
@@ -79,38 +80,50 @@ def greatest(entry: Entry, model: onnx.ModelProto, weight: np.ndarray) -> Fracti
     n = entry.inputs
     if entry.kind == "affine":
         middle = np.full(n, (low + high) / 2, dtype=object)
-        base = _reach(model, weight, middle)[1]
+        base = reach(model, weight, middle)[1]
         total = base
         for index in range(n):
             moved = middle.copy()
             moved[index] = high
-            total += abs(_reach(model, weight, moved)[1] - base)
+            total += abs(reach(model, weight, moved)[1] - base)
         return total
     if entry.kind == "monotone":
         signs = [entry.signs[index % len(entry.signs)] for index in range(n)]
-        return _reach(model, weight, np.array([high if sign > 0 else low for sign in signs], dtype=object))[1]
+        return reach(model, weight, np.array([high if sign > 0 else low for sign in signs], dtype=object))[1]
     return None
+
+
+def sampled(entry: Entry, model: onnx.ModelProto, weight: np.ndarray, rng: Rng, many: int = 64) -> Fraction:
+    """The greatest w·z at random points and corners, rounded up: no bound, but a spike above it stands out."""
+    places = rng.random((many, entry.inputs))
+    places[: many // 2] = places[: many // 2].round()
+    points = (entry.low + places * (entry.high - entry.low)).astype(np.float32)
+    values = [runtime_outputs(model, {"x": x})["y"].lo.reshape(-1).astype(np.float64) @ weight for x in points]
+    return Fraction(float(np.ceil(max(values))))
 
 
 def case(op: str, seed: Sequence[int], sat: bool, quick: bool = False) -> Case:
     """The instance of an operator, or of a template by its name. AssertionError when the table's entry is wrong."""
-    entry = TABLE.get(op) or TEMPLATES[op]
+    entry = TABLE.get(op) or RARE.get(op) or TEMPLATES[op]
     template = op in TEMPLATES
     rng = np.random.default_rng([*seed, 1])
-    model = _alone(entry, seed)
+    model = alone(entry, seed)
     size = int(model.graph.output[0].type.tensor_type.shape.dim[1].dim_value)
     weight = few(rng, size)
     if entry.kind == "monotone":
         weight = np.abs(weight)
     half = (Fraction(entry.high) - Fraction(entry.low)) / 2
     centre = (Fraction(entry.high) + Fraction(entry.low)) / 2
-    secret = np.array([centre + half * Fraction(int(k), 64) for k in _odd(rng, entry.inputs)], dtype=object)
+    secret = np.array([centre + half * Fraction(int(k), 64) for k in odd(rng, entry.inputs)], dtype=object)
     if template:
         secret = _near_top(entry, rng)
-    low, high = _reach(model, weight, secret)
+    low, high = reach(model, weight, secret)
     top = greatest(entry, model, weight)
     # at least as high as z's values differ, so that the spike is needed
-    height = _power_of_two(max((top if top is not None else high) - low, Fraction(1)) + 1)
+    peak = top if top is not None else high
+    if top is None and sat:
+        peak = max(peak, sampled(entry, model, weight, np.random.default_rng([*seed, 2])))
+    height = power_of_two(max(peak - low, Fraction(1)) + 1)
     capped = top is None and not sat
     if sat:
         threshold = down(low) + height - MARGIN
@@ -118,7 +131,7 @@ def case(op: str, seed: Sequence[int], sat: bool, quick: bool = False) -> Case:
         threshold = up(top) + height + MARGIN
     else:
         threshold = height + MARGIN
-    radius = _power_of_two(half) / 2 * RADIUS
+    radius = power_of_two(half) / 2 * RADIUS
     sketch = Sketch(entry.opset)
     x = sketch.input([1, entry.inputs])
     z = _draw_operator(entry, seed, sketch, x)
@@ -165,11 +178,11 @@ def _near_top(entry: Entry, rng: Rng) -> np.ndarray:
     return np.array([high - d if sign > 0 else low + d for sign, d in zip(signs, steps, strict=True)], dtype=object)
 
 
-def _power_of_two(value: Fraction) -> Fraction:
+def power_of_two(value: Fraction) -> Fraction:
     """The least one that is not smaller."""
     return Fraction(2) ** math.ceil(math.log2(value))
 
 
-def _odd(rng: Rng, count: int) -> np.ndarray:
+def odd(rng: Rng, count: int) -> np.ndarray:
     """Odd numbers within ±47: away from ties, corners and whole numbers."""
     return rng.integers(-24, 24, count) * 2 + 1

@@ -21,20 +21,24 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+import onnx
 
 from verinn.audit import enclosure as en
 from verinn.audit import layers
-from verinn.audit.case import Case
+from verinn.audit.case import Case, runtime_arrays
 from verinn.audit.layers import Net, Rng, Stage, zeros
 from verinn.audit.planted import grid_point, random_net, sparse, steps
-from verinn.audit.query import Query, Tensor, box, linear
+from verinn.audit.query import Or, Query, Row, Tensor, box, linear
 from verinn.audit.sketch import Sketch
 
 KINDS = ("paired", "hinge", "corner", "monotone", "constant")
 
 
-def case(kind: str, inputs: int, ulps: int | None, sat: bool, seed: Sequence[int], quick: bool = False) -> Case:
-    """``ulps``: the margin in units in the last place of the threshold; None: a sixteenth."""
+def case(
+    kind: str, inputs: int, ulps: int | None, sat: bool, seed: Sequence[int], quick: bool = False, either: bool = False
+) -> Case:
+    """``ulps``: the margin in units in the last place of the threshold; None: a sixteenth. ``either``: a disjunction
+    with a row that never holds: that y lies 2^20 beyond the threshold on the other side."""
     rng = np.random.default_rng(list(seed))
     net, secret, extreme, least, wide = _MAKERS[kind](rng, inputs)
     net = layers.disguise(net, rng, 5)
@@ -46,24 +50,37 @@ def case(kind: str, inputs: int, ulps: int | None, sat: bool, seed: Sequence[int
     sketch = Sketch()
     x = sketch.input([1, inputs])
     count = len(net[-1].bias)
+    asked = linear({("Y", 0): 1}, "<=" if least else ">=", threshold)
+    never = linear({("Y", 0): 1}, ">=" if least else "<=", threshold + 2**20 * (1 if least else -1))
     sketch.output(layers.draw(net, sketch, x), [1, count])
     return Case(
         family="provable",
         models={"f": sketch.model()},
         query=Query(
             (Tensor("X", (1, inputs), False), Tensor("Y", (1, count), True)),
-            (*box("X", [-wide] * inputs, [wide] * inputs), linear({("Y", 0): 1}, "<=" if least else ">=", threshold)),
+            (*box("X", [-wide] * inputs, [wide] * inputs), Or((asked, never)) if either else asked),
         ),
         label="sat" if sat else "unsat",
         known=f"by construction ({kind}): the {'least' if least else 'greatest'} value is known and taken at the point",
-        key=f"{kind} {inputs} {ulps} {sat}",
+        key=f"{kind} {inputs} {ulps} {sat}{' either' if either else ''}",
+        shape="or" if either else "box",
         point={"X": secret.astype(np.float64).astype(np.float32)},
         operators=sketch.operators(),
         margin=margin,
         threshold=threshold,
         quick=quick,
         recipe={"generator": f"provable: {kind}"},
+        runtime_label="sat" if not sat and ulps == 1 and _slips(sketch.model(), asked, inputs, wide, rng) else None,
     )
+
+
+def _slips(model: onnx.ModelProto, asked: Row, inputs: int, wide: Fraction, rng: Rng, many: int = 2000) -> bool:
+    """Whether rounding in ONNX Runtime makes a counterexample of one of many random points: then its truth, one unit in
+    the last place from the exact function's, is the other one."""
+    points = (rng.uniform(-1.0, 1.0, (many, inputs)) * float(wide)).astype(np.float32)
+    bound = float(asked.bound)
+    values = np.array([y["y"].reshape(-1)[0] for y in runtime_arrays(model, points)], dtype=np.float64)
+    return bool(((values <= bound) if asked.relation == "<=" else (values >= bound)).any())
 
 
 Made = tuple[Net, np.ndarray, Fraction, bool, Fraction]  # net, point, extreme there, is it the least, half width

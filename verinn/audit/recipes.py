@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 
-from verinn.audit import metamorphic, numeric, operators, provable, semantics, shapes
+from verinn.audit import images, kinks, metamorphic, numeric, operators, provable, semantics, shapes, values
 from verinn.audit.case import Case
 from verinn.audit.metamorphic import Link
+from verinn.audit.operator_rare import RARE
 from verinn.audit.operator_table import TABLE
 from verinn.audit.planted import Plan, planted
 from verinn.audit.templates import TEMPLATES
@@ -22,6 +23,9 @@ STYLES = ("gemm", "matmul", "plain")
 QUICK_OPERATORS = (
     "AveragePool", "Cast", "Conv", "ConvTranspose", "LeakyRelu", "MatMul", "MaxPool", "Pow", "Sigmoid", "Softmax",
 )  # fmt: skip
+QUICK_RARE = ("LSTM", "QLinearConv")
+QUICK_KINKS = ("max-pool", "abs-down", "exp", "cos", "product")
+WIDE = ("hinge", "paired", "constant", "monotone")
 QUICK_SHAPES = ("union-last", "or-last", "or-of-and", "linear-inputs", "strict-tie", "two-networks", "two-ors")
 QUICK_TEMPLATES = ("fourth-power", "false-identity", "padded-average", "tangent", "wide-softmax")
 
@@ -76,4 +80,17 @@ def cases(seed: int) -> tuple[list[Case], list[Link]]:
         links += relations
     made += [semantics.case(4 + index, [seed, 7, index]) for index in range(4)]
     made += list(numeric.rounding([seed, 8]))
+    for index, op in enumerate(sorted(RARE)):
+        for sat in (True, False) if index % 3 == 0 else (True,):
+            made.append(operators.case(op, [seed, 9, index], sat, op in QUICK_RARE and sat))
+    for index, kink in enumerate(kinks.KINKS):
+        for sat in (True, False) if index % 3 == 0 else (True,):
+            made.append(kinks.case(kink, [seed, 11, index], sat, kink in QUICK_KINKS and sat))
+    for index, name in enumerate(values.entries()):
+        made.append(values.case(name, [seed, 13, index], name in ("Conv", "Gemm", "output padding")))
+    for index, kind in enumerate(WIDE):  # phases are split there, and not boxes
+        for ulps, sat, either in ((0, True, False), (None, True, True), (None, False, False)):
+            made.append(provable.case(kind, 40, ulps, sat, [seed, 12, index], ulps == 0, either))
+    for index, (image, quick) in enumerate(images.images()):
+        made.append(images.case(image, [seed, 10, index // 2], f"image {index:03}", quick))
     return made, links

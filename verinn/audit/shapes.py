@@ -307,6 +307,16 @@ def _inputs(rng: np.random.Generator, sat: bool) -> Case:
     )
 
 
+@maker("half-space-kept")
+def _kept(rng: np.random.Generator, sat: bool) -> Case:
+    """A half-space that holds the spike's whole ball; safe: one on whose rim the spike has fallen to half."""
+    made = plant(PLAN, rng)
+    total = sum(made.secret) + (-PLAN.radius if sat else PLAN.radius / 2)
+    cut = linear({("X", index): 1 for index in range(PLAN.inputs)}, ">=", total)
+    threshold = ONE - MARGIN if sat else HALF + MARGIN
+    return _case(made, PLAN, [*_bounds(PLAN), cut, _above(threshold)], sat, MARGIN if sat else None, threshold)
+
+
 def _networks(first: Planted, second: Planted, sat: bool, threshold: Fraction, kinship: str) -> Case:
     """V = X, and the first network leads the second by the threshold."""
     n = PLAN.inputs

@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 
 from verinn.audit import attacks
-from verinn.audit.case import Case, files, finished
+from verinn.audit.case import Case, digest, files, finished
 from verinn.audit.instance import Relation, save_suite
 from verinn.audit.metamorphic import Link
 from verinn.audit.query import text
 from verinn.audit.recipes import cases
 from verinn.audit.sketch import packed
 from verinn.errors import InputError
-from verinn.io.files import write_whole
+from verinn.io.files import read_bytes, write_whole
 
-RECORDED = "recorded"
+RECORDED, ATTACKS = "recorded", "attacks.json"
+Records = tuple[Mapping[str, Any], ...]
 Progress = Callable[[str], None]
 
 
@@ -30,15 +31,20 @@ def write_suite(
 ) -> None:
     """Write a suite; the same seed and size give the same files, but for what attacks report (``truth.json``).
 
-    ``recorded``: a folder with weights of trained networks (see ``trained.trained``); without them they are trained
-    now, which takes minutes each. ``attack``: whether planted counterexamples are attacked, and what that found
-    is recorded. InputError for a folder that isn't empty.
+    ``recorded``: a folder with what another machine may compute otherwise: weights of trained networks (see
+    ``trained.trained``), and what attacks found (``attacks.json``, by ``case.digest``). What it lacks is trained,
+    which takes minutes each, and attacked, seconds each; the suite's own ``recorded/`` holds all of it.
+    ``attack``: whether planted counterexamples are attacked at all. InputError for a folder that isn't empty.
     """
     if out.exists() and any(out.iterdir()):
         raise InputError("isn't empty", file=str(out), hint="name a new folder")
-    made, links = _made(seed, size, recorded, progress)
+    known = _records(recorded)
+    made, links = _made(seed, size, recorded, out / RECORDED, known, progress)
     if attack:
-        made = [_attacked(case, seed, progress) for case in made]
+        made = [_attacked(case, seed, known, progress) for case in made]
+        records = {digest(case): list(case.attacks) for case in made if case.attacks}
+        (out / RECORDED).mkdir(parents=True, exist_ok=True)
+        write_whole(out / RECORDED / ATTACKS, json.dumps(records, indent=1, sort_keys=True) + "\n")
     names = _names(made, seed)
     for folder in ("onnx", "vnnlib", "truth"):
         (out / folder).mkdir(parents=True, exist_ok=True)
@@ -66,7 +72,22 @@ def _recipes(size: str) -> Sequence[Any]:
     return {"quick": (), "committed": training.COMMITTED, "full": training.FULL}[size]
 
 
-def _made(seed: int, size: str, recorded: Path | None, progress: Progress | None) -> tuple[list[Case], Sequence[Link]]:
+def _records(folder: Path | None) -> Mapping[str, Records]:
+    """What attacks found, by the digest of the case."""
+    if folder is None or not (folder / ATTACKS).exists():
+        return {}
+    try:
+        read = json.loads(read_bytes(folder / ATTACKS))
+        return {str(name): tuple(dict(record) for record in records) for name, records in read.items()}
+    except (ValueError, AttributeError, TypeError):
+        raise InputError(
+            "holds no records of attacks", file=str(folder / ATTACKS), hint="name another folder"
+        ) from None
+
+
+def _made(
+    seed: int, size: str, recorded: Path | None, keep: Path, known: Mapping[str, Records], progress: Progress | None
+) -> tuple[list[Case], Sequence[Link]]:
     made, links = cases(seed)
     if size == "quick":
         chosen = [case for case in made if case.quick or case.family == "metamorphic"]
@@ -79,8 +100,9 @@ def _made(seed: int, size: str, recorded: Path | None, progress: Progress | None
         if progress is not None:
             progress(f"training {own.architecture}")
         network, points = trained.trained(own, recorded)
+        trained.record(network, own, keep)
         strong = attacks.SHORT if size == "committed" else attacks.PAPER
-        made += trained.cases(network, points, own, strong, clean=2)
+        made += trained.cases(network, points, own, strong, known, clean=2)
     return made, links
 
 
@@ -100,13 +122,16 @@ def _shuffled(relations: Sequence[Relation]) -> list[Relation]:
     return [replace(item, name=f"{item.members[0]}: {item.name.split(': ', 1)[1]}") for item in relations]
 
 
-def _attacked(case: Case, seed: int, progress: Progress | None) -> Case:
+def _attacked(case: Case, seed: int, known: Mapping[str, Records], progress: Progress | None) -> Case:
     """The case with what attacks on it found; unchanged where it isn't meant to be hidden or is attacked already."""
     if not case.hide or case.attacks or case.label != "sat":
         return case
     from verinn.audit.hidden import attacked
 
-    records: tuple[Mapping[str, Any], ...] = attacked(case, seed)
+    name = digest(case)
+    if name in known:
+        return replace(case, attacks=known[name])
+    records: Records = attacked(case, seed)
     if progress is not None:
         progress(f"attacked {case.key}: {[record['found'] for record in records]}")
     return replace(case, attacks=records)

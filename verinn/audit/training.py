@@ -6,11 +6,13 @@ from verinn.audit.trained import Recipe
 
 # Of reduced size: minutes each on one core.
 COMMITTED = (
-    Recipe("mlp4", pairs=2, width=0.2, epochs=2000, window=60, steps=20, restarts=16, keep=4, near=60, gain=10.0,
-           rate=0.002, seed=1),
-    Recipe("cnn1", pairs=2, width=0.1, epochs=1800, window=60, steps=20, restarts=16, keep=4, near=40, gain=10.0,
-           rate=0.0005, seed=2),
-)  # fmt: skip
+    Recipe(
+        "mlp4", radius=0.5, pairs=2, width=0.2, epochs=22_000, persistent=48, near=64, gain=10.0, rate=0.002, seed=1
+    ),
+    Recipe(
+        "cnn1", radius=0.5, pairs=2, width=0.1, epochs=34_000, persistent=48, near=64, gain=10.0, rate=0.002, seed=2
+    ),
+)
 
 # As the paper's 26: two radii each, images of one and three channels; and a residual network.
 FULL = (

@@ -17,7 +17,7 @@ from verinn.errors import InputError
 from verinn.face.answer import tell
 from verinn.face.audit_run import SUITE
 from verinn.face.verify import seconds
-from verinn.io.files import write_whole
+from verinn.io.files import read_bytes, write_whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="only the quick slice")
     parser.add_argument("--healthy", action="store_true", help="first run verinn without a fault, as blind as mutants")
     parser.add_argument("--out", metavar="FILE", help="write the table as JSON")
+    parser.add_argument("--table", metavar="FILE", help="write the table as Markdown")
+    parser.add_argument("--known", metavar="FILE", help="an earlier --out: what caught a mutant then is tried first")
 
 
 def run(args: argparse.Namespace, _: bool) -> int:
@@ -44,6 +46,7 @@ def run(args: argparse.Namespace, _: bool) -> int:
     if stranger is not None:
         raise InputError(f"`{stranger}` is no mutant", place="--mutant", hint="verinn audit mutants --list")
     bounds = Bounds(args.timeout, args.patience)
+    known = {} if args.known is None else killers(args.known)
     catches: list[Catch] = []
     wrong = False
     if args.healthy:
@@ -51,13 +54,45 @@ def run(args: argparse.Namespace, _: bool) -> int:
         tell(f"without a fault: {_told(well)}")
         wrong = well.killed
     for name in args.mutant or MUTANTS:
-        catch = hunt(suite, instances, MUTANTS[name], bounds)
+        catch = hunt(suite, instances, MUTANTS[name], bounds, known.get(name, ""))
         tell(f"[{len(catches) + 1}/{len(args.mutant or MUTANTS)}] {name}: {_told(catch)}")
         catches.append(catch)
         if args.out is not None:
             write_whole(args.out, json.dumps([asdict(one) for one in catches], indent=1, ensure_ascii=False) + "\n")
     show(catches)
+    if args.table is not None:
+        write_whole(args.table, markdown(catches))
     return 1 if wrong or not all(catch.killed for catch in catches) else 0
+
+
+def killers(path: str) -> dict[str, str]:
+    """The instance that caught each mutant, out of a table written by ``--out``."""
+    try:
+        return {row["mutant"]: row["killer"] for row in json.loads(read_bytes(path))}
+    except (ValueError, KeyError, TypeError):
+        raise InputError("holds no table of mutants", file=path, hint="name a file written by --out") from None
+
+
+def markdown(catches: Sequence[Catch]) -> str:
+    """The table for people: which family caught which fault."""
+    families = Counter(catch.family for catch in catches if catch.killed)
+    alive = [catch.mutant for catch in catches if not catch.killed]
+    lines = [
+        "# Faults injected into verinn, and what caught them",
+        "",
+        f"{len(catches) - len(alive)} of {len(catches)} mutants are killed by this suite; caught by family: "
+        + ", ".join(f"{name} {count}" for name, count in families.most_common())
+        + ".",
+        "A hunt ends at the first catch, so other families may catch a mutant, too. Made by",
+        "`verinn audit mutants soundness --out soundness/mutants.json --table soundness/MUTANTS.md`.",
+        "",
+        "| mutant | room | fault | family | instance | seen as |",
+        "|---|---|---|---|---|---|",
+    ]
+    for catch in catches:
+        cells = (catch.mutant, catch.room, catch.fault, catch.family or "**survived**", catch.killer, catch.how)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def _told(catch: Catch) -> str:

@@ -12,9 +12,10 @@ from verinn.audit.mutants.mutant import Mutant
 from verinn.audit.mutants.patch import Function, Patch
 from verinn.bounds import crown, interval, region, rounding
 from verinn.bounds.crown import Backward, Relaxation
-from verinn.ops import activation, base, conv, curve, pool, product, program, softmax
+from verinn.ops import activation, base, catalogue, conv, curve, pool, product, program, softmax
 from verinn.ops.base import Lines
 from verinn.ops.flat import Flat
+from verinn.search import neurons
 
 
 def _number(value: float) -> Any:
@@ -145,7 +146,26 @@ def _abs_monotone(patch: Patch) -> None:
 
 
 def _clip_kink(patch: Patch) -> None:
-    patch.method(activation.Clip, "kinks", lambda original: lambda self, node: original(self, node)[:1])
+    """The chord between the ends as upper line, as if a clip were convex."""
+
+    def make(original: Function) -> Function:
+        def lines(self: Any, node: Any, lower: Tensor, upper: Tensor, alpha: Tensor | None = None) -> Any:
+            made = original(self, node, lower, upper, alpha)
+            chord = self._chord(node, lower, upper)
+            return replace(made, upper_slope=chord, upper_offset=self.apply(node, lower) - chord * lower + 1e-9)
+
+        return lines
+
+    patch.method(activation.PiecewiseLinear, "lines", lambda original: _only(activation.Clip, original, make(original)))
+
+
+def _only(owner: type, original: Function, faulty: Function) -> Function:
+    """A method that is faulty for one class of those that inherit it."""
+
+    def method(self: Any, *given: Any, **named: Any) -> Any:
+        return (faulty if isinstance(self, owner) else original)(self, *given, **named)
+
+    return method
 
 
 def _flat_curves(patch: Patch) -> None:
@@ -241,14 +261,8 @@ def _flat_planes(original: Function) -> Function:
 
 
 def _square_ends(patch: Patch) -> None:
-    """x · x between its values at the ends, as if zero were never inside."""
-
-    def square(x: Any) -> Any:
-        one, two = x[0] * x[0], x[1] * x[1]
-        return torch.minimum(one, two), torch.maximum(one, two)
-
-    patch.function(product, "square", lambda original: square)
-    patch.method(product.Mul, "planes", _flat_planes)
+    """x² between its values at the ends, as if zero were never inside (x · x is read as a square, too)."""
+    patch.method(catalogue.Pow, "extremes", lambda original: lambda self, node, lower, upper: [])
 
 
 def _softmax_epsilon(patch: Patch) -> None:
@@ -271,11 +285,18 @@ def _softmax_epsilon(patch: Patch) -> None:
 
 
 def _beta_sign(patch: Patch) -> None:
-    patch.method(Relaxation, "pull", lambda original: lambda self, step: _negative(original(self, step)))
+    """The phase of a split is noted the other way round, for climbing and for the certifying pass, which also forgets
+    that intervals allow one sign only."""
 
+    def make(original: Function) -> Function:
+        def split(domains: Any, column: Any) -> Any:
+            both = original(domains, column)
+            return replace(both, phase=torch.cat([both.phase[:, :-1], -both.phase[:, -1:]], 1))
 
-def _negative(x: Tensor | None) -> Tensor | None:
-    return None if x is None else -x
+        return split
+
+    patch.here(neurons, "split", make)
+    patch.method(Relaxation, "pull", lambda original: lambda self, step: self.pulls.get(step.node.name))
 
 
 def _clip_tiny(patch: Patch) -> None:
@@ -375,22 +396,28 @@ BOUNDS = (
         "bounds",
         "CROWN through a convolution swaps begins and ends of its pads",
         _conv_pads,
-        where=("operators+Conv",),
+        where=("kinks+Conv", "planted+Conv", "operators+Conv"),
     ),
     Mutant(
         "max-pool",
         "bounds",
         "the upper bound of a window's maximum is that of its first entry",
         _pool_first,
-        where=("operators+MaxPool",),
+        where=("kinks+MaxPool", "operators+MaxPool"),
     ),
-    Mutant("abs", "bounds", "the kink of an absolute value is forgotten", _abs_monotone, where=("operators+Abs",)),
+    Mutant(
+        "abs",
+        "bounds",
+        "the kink of an absolute value is forgotten",
+        _abs_monotone,
+        where=("kinks+Abs", "operators+Abs"),
+    ),
     Mutant(
         "clip-kink",
         "bounds",
-        "the upper kink of a clip is forgotten",
+        "the upper kink of a clip is forgotten: its chord is the upper line",
         _clip_kink,
-        where=("operators+Clip", "operators+HardSigmoid"),
+        where=("kinks+Clip", "operators+Clip"),
     ),
     Mutant(
         "extremes",
@@ -398,6 +425,7 @@ BOUNDS = (
         "extreme values inside an interval of a curve are forgotten",
         _extremes,
         where=(
+            "kinks+Cos",
             "operators+Sin",
             "operators+Cos",
             "operators+Mish",
@@ -411,56 +439,56 @@ BOUNDS = (
         "bounds",
         "the tangent at the middle is the upper line of every curve",
         _midpoint_tangent,
-        where=("operators+Pow", "operators+Exp", "operators+Sigmoid", "operators+Tanh"),
+        where=("kinks+Exp", "kinks+Pow", "operators+Pow", "operators+Exp"),
     ),
     Mutant(
         "product-corner",
         "bounds",
         "a product is bounded by two of its four corners",
         _corner,
-        where=("operators+Mul", "operators+MatMul", "transformer", "vit"),
+        where=("kinks+Mul", "operators+Mul", "operators+MatMul"),
     ),
     Mutant(
         "mccormick-corner",
         "bounds",
         "the planes of a product pass through a corner that is not the extreme one",
         _wrong_corner,
-        where=("operators+Mul", "operators+Div", "transformer"),
+        where=("kinks+Mul", "operators+Mul", "operators+Div"),
     ),
     Mutant(
         "tangent-side",
         "bounds",
         "tangents of curves lie on the wrong side",
         _tangent_side,
-        where=("operators+Tanh", "operators+Sigmoid", "operators+Exp", "operators+Pow"),
+        where=("kinks+Exp", "kinks+Tanh", "operators+Tanh"),
     ),
     Mutant(
         "square",
         "bounds",
         "a square is bounded by its values at the ends",
         _square_ends,
-        where=("operators+Mul", "operators+Pow"),
+        where=("kinks+Mul", "kinks+Pow", "operators+Pow"),
     ),
     Mutant(
         "softmax-epsilon",
         "bounds",
         "a small number is added to the denominator of softmax",
         _softmax_epsilon,
-        where=("operators+Softmax",),
+        where=("kinks+Softmax", "operators+Softmax"),
     ),
     Mutant(
         "beta-sign",
         "bounds",
         "multipliers of split ReLUs enter with the wrong sign",
         _beta_sign,
-        where=("wide+trained", "wide+planted", "wide"),
+        where=("rounding+wide", "wide"),
     ),
     Mutant(
         "clip-tiny",
         "bounds",
         "a box is clipped by coefficients held away from zero",
         _clip_tiny,
-        where=("shapes+tiny", "planted"),
+        where=("rounding+tie", "shapes+tiny", "planted"),
     ),
     Mutant("clip-eager", "bounds", "a clipped box loses a hundredth too much", _clip_eager, where=("planted",)),
     Mutant(
@@ -468,6 +496,6 @@ BOUNDS = (
         "bounds",
         "rows count as excluding each other when they nearly do",
         _separate,
-        where=("shapes+and", "shapes+or-of-and", "planted"),
+        where=("touching", "shapes+or-of-and", "planted"),
     ),
 )

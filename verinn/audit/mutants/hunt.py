@@ -65,16 +65,18 @@ class Bounds:
 HEALTHY = Mutant("", "", "no fault at all", lambda patch: None)
 
 
-def hunt(suite: Suite, instances: Sequence[Instance], mutant: Mutant, bounds: Bounds) -> Catch:
+def hunt(suite: Suite, instances: Sequence[Instance], mutant: Mutant, bounds: Bounds, first: str = "") -> Catch:
     """Run a mutant until an instance shows it, or all have been tried, or the patience is at its end.
 
-    A mutant of proofs is tried on instances that have a counterexample, since nothing else can show it.
+    A mutant of proofs is tried on instances that have a counterexample, since nothing else can show it. The instance
+    called ``first`` is tried before all others.
     """
     began = time.monotonic()
     claims: list[Claim] = []
     calls = errors = 0
     note = ""
-    for record in _answers(suite, _ordered(suite, instances, mutant), mutant, bounds):
+    ordered = sorted(_ordered(suite, instances, mutant), key=lambda one: one.id != first)
+    for record in _answers(suite, ordered, mutant, bounds):
         if "note" in record:
             note = record["note"]
             continue

@@ -79,6 +79,23 @@ def _dilations(patch: Patch) -> None:
     patch.entry(IMPORTERS, "Conv", make)
 
 
+def _padded_front(patch: Patch) -> None:
+    """The output padding of a transposed convolution is taken to lie at the front."""
+
+    def make(original: Function) -> Function:
+        def transposed(call: Call) -> Any:
+            extra = call.ints("output_padding", None)
+            if not extra:
+                return original(call)
+            pads = call.ints("pads", None) or [0] * (2 * len(extra))
+            ends = [pads[len(extra) + axis] + more for axis, more in enumerate(extra)]
+            return original(_Given(call, pads=[*(pads[axis] - more for axis, more in enumerate(extra)), *ends]))
+
+        return transposed
+
+    patch.entry(IMPORTERS, "ConvTranspose", make)
+
+
 def _batch_norm(patch: Patch) -> None:
     """The variance is taken for the standard deviation."""
     patch.here(const, "sqrt", lambda original: lambda value: value)
@@ -186,26 +203,34 @@ def _mutant(name: str, fault: str, apply: Any, *where: str) -> Mutant:
 
 
 READERS = (
-    _mutant("gemm-trans-a", "transA of Gemm is ignored", _attributes("Gemm", transA=0), "operators+Gemm"),
-    _mutant("gemm-alpha", "alpha of Gemm is ignored", _attributes("Gemm", alpha=1.0), "operators+Gemm"),
-    _mutant("gemm-beta", "beta of Gemm is ignored", _attributes("Gemm", beta=1.0), "operators+Gemm"),
-    _mutant("swapped-pads", "begins and ends of pads are swapped", _swapped_pads, "operators+Conv", "operators+Pool"),
-    _mutant("conv-dilations", "the strides of a convolution are taken for its dilations", _dilations, "operators+Conv"),
+    _mutant("gemm-trans-a", "transA of Gemm is ignored", _attributes("Gemm", transA=0), "values+Gemm"),
+    _mutant("gemm-alpha", "alpha of Gemm is ignored", _attributes("Gemm", alpha=1.0), "values+Gemm"),
+    _mutant("gemm-beta", "beta of Gemm is ignored", _attributes("Gemm", beta=1.0), "values+Gemm"),
+    _mutant("swapped-pads", "begins and ends of pads are swapped", _swapped_pads, "values+Conv", "values+Pool"),
+    _mutant("conv-dilations", "the strides of a convolution are taken for its dilations", _dilations, "values+Conv"),
     _mutant(
-        "average-pads", "an average counts padding, whatever the file says", _no_pads_counted, "operators+AveragePool"
+        "output-padding",
+        "output padding of a transposed convolution lies at the front",
+        _padded_front,
+        "values+ConvTranspose",
     ),
-    _mutant("batch-norm", "batch normalisation divides by the variance", _batch_norm, "operators+BatchNormalization"),
+    _mutant(
+        "average-pads", "an average counts padding, whatever the file says", _no_pads_counted, "values+AveragePool"
+    ),
+    _mutant("batch-norm", "batch normalisation divides by the variance", _batch_norm, "values+BatchNormalization"),
     _mutant(
         "batch-norm-epsilon",
         "the epsilon of batch normalisation is left out",
         _attributes("BatchNormalization", epsilon=0.0),
-        "operators+BatchNormalization",
+        "values+BatchNormalization",
     ),
     _mutant(
         "negative-axis",
         "negative axes count from the front",
         _axis,
-        "operators+Concat",
+        "values+CumSum",
+        "values+Softmax",
+        "values",
         "operators+Softmax",
         "operators+Reduce",
         "operators+Split",
@@ -214,22 +239,22 @@ READERS = (
         "leaky-alpha",
         "a leaky ReLU is read as the identity",
         _attributes("LeakyRelu", alpha=1.0),
-        "operators+LeakyRelu",
+        "values+LeakyRelu",
     ),
-    _mutant("constant-minus", "a constant minus a value is turned round", _turned, "operators+Sub", "operators+Neg"),
-    _mutant("merged-bias", "merging two linear maps forgets the first bias", _first_bias, "planted", "operators+Gemm"),
+    _mutant("constant-minus", "a constant minus a value is turned round", _turned, "values+Sub", "operators+Neg"),
+    _mutant("merged-bias", "merging two linear maps forgets the first bias", _first_bias, "values+Gemm"),
     _mutant(
         "merged-scale",
         "merging a scale leaves the bias as it was",
         _scale_order,
-        "operators+BatchNormalization",
+        "values+BatchNormalization",
         "operators+Mul",
     ),
     _mutant(
         "padded-shift",
         "a shift is merged into a convolution that pads",
         _padded_shift,
-        "operators+Conv",
+        "values+Conv",
         "operators+Add",
     ),
     _mutant(
@@ -237,7 +262,7 @@ READERS = (
         "stacked layers that look like an identity are dropped",
         _relu_pairs,
         "templates",
-        "operators+Gemm",
+        "values+Gemm",
     ),
-    _mutant("loose-transpose", "a transpose is taken for a reshape", _any_reshape, "operators+Transpose"),
+    _mutant("loose-transpose", "a transpose is taken for a reshape", _any_reshape, "values+Transpose"),
 )

@@ -429,7 +429,9 @@ SEARCH = (
         _uncertified,
         where=("rounding+wide", "wide"),
     ),
-    Mutant("contraction", "bounds", "contraction takes a twentieth too much", _contract, where=("planted",)),
+    Mutant(
+        "contraction", "bounds", "contraction takes a twentieth too much", _contract, where=("kinks", "rounding+tie")
+    ),
     Mutant(
         "leaf-phase",
         "exact",
@@ -500,7 +502,7 @@ SEARCH = (
         "property",
         "linear constraints on inputs are turned round",
         _rows_turned,
-        where=("shapes+linear-inputs", "shapes+mixed", "shapes"),
+        where=("shapes+half-space", "shapes+linear-inputs", "shapes"),
     ),
     Mutant("threshold", "property", "thresholds are a millionth too far away", _rhs, where=("tie", "rounding")),
     Mutant(
@@ -517,6 +519,6 @@ SEARCH = (
         "a witness may lie a little outside the box",
         _outside,
         blind=False,
-        where=("planted", "twin"),
+        where=("rounding+tie",),
     ),
 )
