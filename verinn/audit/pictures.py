@@ -123,7 +123,8 @@ def main(arguments: Sequence[str]) -> None:
     suite = load_suite(arguments[0])
     folder = Path(arguments[0]) / "pictures"
     folder.mkdir(exist_ok=True)
-    for draw in (planted, trained, kinks, shares):
+    told = (suite.folder / REPORT).exists()
+    for draw in (planted, trained, kinks, *((shares,) if told else ())):
         figure, axes = pyplot.subplots(figsize=SIZE, layout="constrained")
         name = draw(suite, axes)
         figure.savefig(folder / name, dpi=DOTS, metadata={"Software": None})

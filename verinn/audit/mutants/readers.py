@@ -247,7 +247,7 @@ READERS = (
         "merged-scale",
         "merging a scale leaves the bias as it was",
         _scale_order,
-        "values+BatchNormalization",
+        "operators+BatchNormalization",
         "operators+Mul",
     ),
     _mutant(

@@ -403,7 +403,7 @@ SEARCH = (
         helper=True,
         where=("planted", "trained"),
     ),
-    Mutant("split-gap", "search", "halves of a box leave a gap between them", _gap, where=("planted",)),
+    Mutant("split-gap", "search", "halves of a box leave a gap between them", _gap, where=("kinks",)),
     Mutant(
         "one-phase",
         "search",
