@@ -31,8 +31,8 @@ from torch import Tensor
 
 from verinn.bounds.crown import Relaxation
 from verinn.bounds.domain import bound_rows, relax
+from verinn.bounds.optimise import guessed, slotted
 from verinn.ir.graph import Graph
-from verinn.ops.base import Affine
 from verinn.ops.program import Program
 from verinn.ops.registry import OPS
 
@@ -164,14 +164,11 @@ def _mp(v: Any) -> Any:
     return exactly(v) if isinstance(v, Fraction) else v
 
 
-def alphas_of(program: Program, batch: int, make: Any) -> dict[str, Tensor]:
+def alphas_of(base: Relaxation, make: Any) -> dict[str, Tensor]:
     """Parameters for every nonlinear step, ``make`` given their shapes."""
     found = {}
-    for step in program.steps:
-        slots = getattr(step.op, "slots", 0)
-        if not isinstance(step.op, Affine) and slots:
-            shape = step.node.shape if slots == 1 else (slots, *step.node.shape)
-            found[step.node.name] = make((batch, *shape)).to(program.dtype)
+    for step, slots in slotted(base.program):
+        found[step.node.name] = make(guessed(base, step, slots).shape).to(base.program.dtype)
     return found
 
 
@@ -179,9 +176,8 @@ def climbed(
     program: Program, base: Relaxation, start: dict[str, Tensor], box: tuple[Tensor, Tensor]
 ) -> dict[str, Tensor]:
     """Parameters after a few steps of ascent on the sum of finite bounds."""
-    batch = len(box[0])
     c = torch.zeros((1, 1), dtype=torch.float64)
-    alphas = {k: v.requires_grad_() for k, v in alphas_of(program, batch, lambda s: torch.full(s, 0.5)).items()}
+    alphas = {k: v.requires_grad_() for k, v in alphas_of(base, lambda s: torch.full(s, 0.5)).items()}
     for _ in range(3):
         if not alphas:
             break
@@ -223,8 +219,8 @@ def check_graph_boxes(
         _interval(report, node.name, base, truth, holes, size, dtype)
         kinds = {
             "default": {},
-            "random": alphas_of(program, batch, lambda s: torch.from_numpy(rng.random(s))),
-            "extreme": alphas_of(program, batch, lambda s: torch.from_numpy(rng.integers(0, 2, s))),
+            "random": alphas_of(base, lambda s: torch.from_numpy(rng.random(s))),
+            "extreme": alphas_of(base, lambda s: torch.from_numpy(rng.integers(0, 2, s))),
             "climbed": climbed(program, base, start, box),
         }
         for kind, alphas in kinds.items():

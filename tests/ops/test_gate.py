@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from gate import gate, traps
 from ops_cases import CASES
 
 from verinn.ir.graph import Node, frozen
-from verinn.ops import curve
+from verinn.ops import curve, product
 from verinn.ops.base import Elementwise
 from verinn.ops.registry import OPS
 
@@ -29,6 +30,25 @@ def test_bounds_hold(op: str) -> None:
     report = gate(op, 40)
     assert report.wrong == []
     assert report.checks > 300
+
+
+def test_bounds_of_large_products_of_matrices_hold(monkeypatch: Patch) -> None:
+    """Where one parameter serves all products of an element."""
+    monkeypatch.setattr(product, "_FEW", 0)
+    report = gate("matmul", 40)
+    assert report.wrong == []
+    assert report.checks > 300
+
+
+def upper_for_lower(patch: Patch) -> None:
+    """The second factor's slopes of the planes above, in those below."""
+    back = product.TermPlanes.back
+
+    def mixed(self: product.TermPlanes, positive: torch.Tensor, negative: torch.Tensor) -> list[torch.Tensor]:
+        twisted = replace(self, below=(self.below[0], self.above[1]))
+        return back(twisted, positive, negative)
+
+    patch.setattr(product.TermPlanes, "back", mixed)
 
 
 @pytest.mark.slow
@@ -76,6 +96,7 @@ def convex_everywhere(patch: Patch) -> None:
         (nearest, ["tanh", "exp", "sin", "gelu"]),
         (exact_values, ["tanh", "sin", "softplus"]),
         (convex_everywhere, ["tanh", "pow", "sin"]),
+        (upper_for_lower, ["matmul"]),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

@@ -177,7 +177,7 @@ def guessed(relaxation: Relaxation, step: Step, slots: int) -> Tensor:
     """The parameters (D, *slots, *shape) that a step's relaxation starts from: about those of its own guess."""
     boxes = [relaxation.intervals[name] for name in step.node.inputs]
     if hasattr(step.op, "guess"):
-        guess: Tensor = step.op.guess(step.node, *boxes[0])
+        guess: Tensor = step.op.guess(step.node, boxes)
         return guess
     low, high = boxes[0]
     if isinstance(step.op, Relu | LeakyRelu | Abs):

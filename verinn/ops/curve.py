@@ -136,8 +136,9 @@ class Curve(Elementwise):
             return bends
         return replace(bends, valid=known if bends.valid is None else bends.valid & known)
 
-    def guess(self, node: Node, lower: Tensor, upper: Tensor) -> Tensor:
+    def guess(self, node: Node, boxes: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         """The parameters (D, 2, *shape) whose lines are about those of the best guess: where to start a climb."""
+        lower, upper = boxes[0]
         l, u = lower.double(), upper.double()  # noqa: E741
         with torch.no_grad():
             bends = self._bends(node, l, u)

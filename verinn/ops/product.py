@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from verinn.ops.curve import down, up
 
 #: a product of matrices up to this many numbers (domains · m · k · n) has its interval term by term
 _TERMS = 1 << 22
+#: a product of matrices up to this many products has a parameter for each
+_FEW = 1 << 14
 _SQUARE, _TWO = Pow(), frozen({"exponent": 2.0})
 _TINY = float(torch.finfo(torch.float64).tiny)
 
@@ -152,10 +155,43 @@ class MatmulPlanes(Planes):
         return lower, x @ uy + lx @ y + self.high * (wide_x - wide_y) + self.upper_offset
 
 
+@dataclass(frozen=True, eq=False)
+class TermPlanes(Planes):
+    """The same planes with a parameter for each product: slopes (D, …, m, k, n) of x_ik and y_kj."""
+
+    below: tuple[Tensor, Tensor]
+    above: tuple[Tensor, Tensor]
+    lower_offset: Tensor
+    upper_offset: Tensor
+    weight: Tensor
+    terms: int
+
+    def back(self, positive: Tensor, negative: Tensor) -> list[Tensor]:
+        xs, ys = [], []
+        for a, (of_x, of_y) in ((positive, self.below), (negative, self.above)):
+            by_row = a.movedim(1, -2) @ of_x.mT  # (D, …, m, R, k)
+            by_column = a.movedim(1, -1).movedim(-3, -1) @ of_y.movedim(-1, -3)  # (D, …, n, R, k)
+            xs.append(by_row)
+            ys.append(by_column)
+        return [(xs[0] + xs[1]).movedim(-2, 1), (ys[0] + ys[1]).movedim(-2, 1).mT]
+
+    def at(self, xs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        x, y = xs[0].unsqueeze(-1), xs[1].unsqueeze(-3)
+        low, high = ((p * x + q * y).sum(-2) for p, q in (self.below, self.above))
+        return low + self.lower_offset, high + self.upper_offset
+
+
 class Matmul(Joint):
     """x (…, m, k) times y (…, k, n), with the same leading axes."""
 
     slots = 2
+
+    def guess(self, node: Node, boxes: Sequence[Interval]) -> Tensor:
+        """A parameter for each product where these are few, else one for each element."""
+        low = boxes[0][0]
+        shape = (*node.shape[:-1], low.shape[-1], node.shape[-1])
+        shape = shape if math.prod(shape) <= _FEW else node.shape
+        return torch.full((len(low), 2, *shape), 0.5, dtype=low.dtype, device=low.device)
 
     def apply(self, node: Node, xs: Sequence[Tensor]) -> Tensor:
         return xs[0] @ xs[1]
@@ -181,6 +217,7 @@ class Matmul(Joint):
         dtype = boxes[0][0].dtype
         half = torch.full((1, 2, *node.shape), 0.5, dtype=dtype, device=boxes[0][0].device) if alpha is None else alpha
         low, high = half[:, 0], half[:, 1]
+        each = low.dim() > len(node.shape) + 1
         (lx, ux), (ly, uy) = ([end.double() for end in box] for box in boxes)
         x, y = torch.maximum(lx.abs(), ux.abs()), torch.maximum(ly.abs(), uy.abs())
         size = x @ y
@@ -189,12 +226,22 @@ class Matmul(Joint):
         info = torch.finfo(dtype)
         slack = size * (4 * (terms + 16) * torch.finfo(torch.float64).eps + 8 * info.eps) + (terms + 4) * info.tiny
         a, b = low.double(), high.double()
-        lower = -((1 - a) * (lx @ ly) + a * (ux @ uy)) - slack
-        upper = -((1 - b) * (lx @ uy) + b * (ux @ ly)) + slack
+        if each:
+            lx, ux, ly, uy = lx.unsqueeze(-1), ux.unsqueeze(-1), ly.unsqueeze(-3), uy.unsqueeze(-3)
+            lower = -((1 - a) * (lx * ly) + a * (ux * uy)).sum(-2) - slack
+            upper = -((1 - b) * (lx * uy) + b * (ux * ly)).sum(-2) + slack
+        else:
+            lower = -((1 - a) * (lx @ ly) + a * (ux @ uy)) - slack
+            upper = -((1 - b) * (lx @ uy) + b * (ux @ ly)) + slack
         # of either plane: |slope of x| ≤ |y| and |slope of y| ≤ |x|, each made of up to three parts of that size
         weight = up(size * (6 * (1 + 1e-6)), dtype)
-        reach = max(lx.shape[-2], ly.shape[-1]) + 8
-        return MatmulPlanes(boxes, low, high, down(lower, dtype), up(upper, dtype), weight, reach)
+        reach = max(*node.shape[-2:]) + 8
+        offsets = down(lower, dtype), up(upper, dtype)
+        if not each:
+            return MatmulPlanes(boxes, low, high, *offsets, weight, reach)
+        ends = [(x.unsqueeze(-1), y.unsqueeze(-3)) for x, y in zip(*boxes, strict=True)]
+        slopes = _slopes([(ends[0][k], ends[1][k]) for k in (0, 1)], low, high)
+        return TermPlanes(*slopes, *offsets, weight, reach)
 
     def loose(self, node: Node, boxes: Sequence[Interval]) -> list[Tensor]:
         x, y = boxes[0][0] < boxes[0][1], boxes[1][0] < boxes[1][1]
