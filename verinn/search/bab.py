@@ -21,6 +21,8 @@ from verinn.search.work import Assistant, Work
 
 Try = Callable[[Tensor, Tensor], Witness | None]
 Attack = Callable[[Any], Witness | None]
+#: shown a task and domains of it: whether all are refuted for certain, and a witness if one was found
+Exact = Callable[[Any, Any], tuple[bool, Witness | None]]
 Tell = Callable[[int, int, float, float], None]  # open, closed, worst bound, share of the search still open
 
 
@@ -43,6 +45,7 @@ class Outcome:
 class Limits:
     """``batch``: domains at once. ``helper``: whether a second process may be started when it pays, once
     ``crowd`` domains wait. ``expired`` says when time is up. ``attack`` is called on open domains now and then.
+    ``exact``: decides domains that can't be split any more, when nothing else is left.
     ``store``: bytes that open domains may take. ``domains``: to explore at most. ``device_store``:
     bytes that they may take on a GPU before the oldest are moved to the host's memory.
     """
@@ -55,6 +58,7 @@ class Limits:
     store: int = field(default_factory=lambda: room())
     domains: float = math.inf
     device_store: float = math.inf
+    exact: Exact | None = None
 
 
 def room() -> int:
@@ -64,6 +68,8 @@ def room() -> int:
 
 #: a search that is over sooner needs no second process (seconds)
 _PATIENCE = 0.3
+#: domains that can't be split are kept as long as they are so few
+_MOST_LEFT = 1024
 _UNFINISHED = "the search was allowed so many domains and no more"
 _LOOSE = "what could be kept of the query holds somewhere, but the whole query does not hold there"
 #: the share of the time of a search that goes into attacks
@@ -89,6 +95,7 @@ class _Search:
         self.store = Store(limits.device_store)
         self.batch = limits.batch
         self.explored = self.closed = self.stuck = 0
+        self.left: list[Batch] = []  # what is stuck, as far as it can be handed over
         self.loose = False
         self.helper: Helper | None = None
         self.attacked = 0.0  # seconds spent so far
@@ -126,9 +133,26 @@ class _Search:
             if pool is not None:
                 pool.shutdown(wait=False, cancel_futures=True)
         if self.stuck:
+            closed, found = self._handed_over()
+            if found is not None:
+                return self._outcome(Verdict.SAT, witness=found)
+            if closed:
+                return self._outcome(Verdict.UNSAT)
+            if self.limits.expired():
+                return self._outcome(Verdict.TIMEOUT, reason="time is up")
             reason = f"{self.stuck} boxes can't be split any further and are still undecided"
             return self._outcome(Verdict.UNKNOWN, reason=reason)
         return self._outcome(Verdict.UNSAT)
+
+    def _handed_over(self) -> tuple[bool, Witness | None]:
+        """Whether every stuck domain is refuted exactly."""
+        if self.limits.exact is None or sum(len(part) for part in self.left) != self.stuck:
+            return False, None
+        for part in self.left:
+            closed, found = self.limits.exact(self.task, part)
+            if found is not None or not closed:
+                return False, found
+        return True, None
 
     def _worth_a_helper(self) -> bool:
         return (
@@ -233,6 +257,8 @@ class _Search:
         self.explored += len(part)
         self.closed += explored.closed
         self.stuck += explored.stuck
+        if explored.left is not None and sum(len(part) for part in self.left) < _MOST_LEFT:
+            self.left.append(explored.left)
         if explored.children is not None:
             self.store.push(explored.children)
         return self._try_points(explored)

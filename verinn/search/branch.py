@@ -24,8 +24,8 @@ def branch(
     weights: Tensor,
     costs: Mapping[str, Tensor],
     stakes: Tensor | None = None,
-) -> tuple[Domains | None, int]:
-    """Children of open domains, and how many could not be split.
+) -> tuple[Domains | None, Domains | None]:
+    """Children of open domains, and those that could not be split.
 
     ``stakes`` (D, n): what halving each input would decide, where something is known of that; such domains
     are halved there, unless they are deep already.
@@ -44,9 +44,9 @@ def branch(
         if len(mine):
             made.extend(_split_neuron(task, number, domains.select(mine), relaxation.select(mine), chosen[mine, 1]))
     rest = (chosen[:, 0] < 0).nonzero().squeeze(1)
-    stuck = 0
+    stuck = None
     if len(rest):
-        halves, stuck = _split_input(domains.select(rest), score[rest])
+        halves, stuck = _split_input(task, domains.select(rest), score[rest])
         made.extend(halves)
     return (join(made) if made else None), stuck
 
@@ -129,14 +129,16 @@ def _tidied(domains: Domains) -> Domains:
     )
 
 
-def _split_input(domains: Domains, score: Tensor) -> tuple[list[Domains], int]:
-    """Halves each box in the dimension where the score (D, n) is greatest."""
+def _split_input(task: Task, domains: Domains, score: Tensor) -> tuple[list[Domains], Domains | None]:
+    """Halves each box in the dimension where the score (D, n) is greatest; and those that are too narrow."""
     lower, upper = domains.lower, domains.upper
     middle = lower + (upper - lower) / 2
-    score = torch.where((middle > lower) & (middle < upper), score, -1.0)
+    wide = upper - lower > task.narrow * (task.spec.upper - task.spec.lower)[domains.case]
+    score = torch.where((middle > lower) & (middle < upper) & wide, score, -1.0)
     value, axis = score.max(1, keepdim=True)
     fine = (value >= 0).squeeze(1)
     cut = middle.gather(1, axis)
     half = replace(domains, share=domains.share / 2)
     halves = [replace(half, upper=upper.scatter(1, axis, cut)), replace(half, lower=lower.scatter(1, axis, cut))]
-    return [part.select(fine) for part in halves], int((~fine).sum())
+    stuck = None if bool(fine.all()) else domains.select(~fine)
+    return [part.select(fine) for part in halves], stuck

@@ -32,7 +32,8 @@ from verinn.search.touch import refuted_leaves
 class Explored:
     """``children``: what is left to do. ``points`` (P, n) with ``cases`` (P,): worth trying as a witness.
 
-    ``stuck``: domains that are open and can't be split any more (they make `unsat` impossible).
+    ``stuck``: domains that are open and can't be split any more: they make `unsat` impossible, unless
+    somebody exact refutes all of them. ``left``: those of them that can be handed over.
     """
 
     children: Batch | None
@@ -41,6 +42,7 @@ class Explored:
     cases: Tensor
     stuck: int = 0
     worst: float = float("inf")
+    left: Batch | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +159,8 @@ def explore(task: Task, domains: Domains) -> Explored:
     weights = _open_rows(task.spec, left.open)
     points = _points(left, a, weights)
     children, stuck = branch(task, left, relaxation, a, weights, costs, stakes)
-    return Explored(children, closed, points, left.case.repeat(2), stuck, float(left.worst.min()))
+    count, case = 0 if stuck is None else len(stuck), left.case.repeat(2)
+    return Explored(children, closed, points, case, count, float(left.worst.min()), stuck)
 
 
 def _nothing_left(domains: Domains, closed: int) -> Explored:

@@ -204,7 +204,8 @@ def explore_phases(task: PhaseTask, domains: Phases) -> Explored:
     if not len(left):
         return Explored(None, count, points, case)
     children, stuck = branch(task, left, primal)
-    return Explored(children, count, points, case, stuck, float(left.worst.min()))
+    ended = left.select(~left.free.any(1)) if stuck else None
+    return Explored(children, count, points, case, stuck, float(left.worst.min()), ended)
 
 
 def promising(task: PhaseTask, corners: Tensor, most: int = 2) -> Tensor:

@@ -23,7 +23,7 @@ from verinn.ops.registry import OPS
 from verinn.options import Options
 from verinn.progress import Progress
 from verinn.result import Result, Verdict, Witness
-from verinn.search.bab import Limits, Outcome, search
+from verinn.search.bab import Exact, Limits, Outcome, search
 from verinn.search.explore import Task
 from verinn.search.nonlinear import Effort, search_general
 from verinn.search.phased import search_phases
@@ -35,6 +35,10 @@ from verinn.search.store import Batch, Domains
 TINY = 64
 #: seconds that it gets in a run without a time limit
 PATIENCE = 60.0
+#: multiplications of a network whose stuck domains are handed to exact solvers
+HANDED = 300_000
+#: part of an input's width, about float32's unit squared, below which it is not halved where somebody exact is asked
+NARROW = 2.0**-44
 #: engines that read the exact formula of a case
 EXACT = ("smt", "milp")
 #: operators whose elements count as neurons
@@ -293,8 +297,9 @@ class _Run:
             return self._exactly(spec)
         attack = partial(self._attack_domains, attacker, spec) if self.options.attack else None
         limits = Limits(
-            plan.batch, plan.helper, self.expired, attack, plan.crowd, device_store=_device_room(plan.device)
-        )
+            plan.batch, plan.helper, self.expired, attack, plan.crowd, device_store=_device_room(plan.device),
+            exact=self._handover(spec),
+        )  # fmt: skip
         budget = self.options.memory // 8
         if plan.engine == "values":
             few = self.facts.free_inputs <= 32
@@ -302,6 +307,8 @@ class _Run:
             return search_general(program, referee, spec, limits, attempt, self._search_told, effort)
         base = program if plan.engine == "boxes" else referee
         task = Task(base, spec, referee, neurons=plan.neurons, depth=plan.depth, budget=budget)
+        if limits.exact is not None:
+            task = replace(task, narrow=NARROW)
         # where contraction decides phases from the inputs, halving them is the better search however many they are
         if plan.engine == "phases" and (task.contractor is None or self.options.engine == "phases"):
             told, workers = self._search_told, plan.workers
@@ -310,6 +317,16 @@ class _Run:
             if outcome.verdict is not Verdict.UNKNOWN or not others:
                 return outcome  # else what other nonlinearities leave open may fall to smaller boxes
         return search(task, limits, attempt, self._search_told)
+
+    def _handover(self, spec: Spec) -> Exact | None:
+        """Who is asked about domains that can't be split; nobody where a formula of fractions would be too long."""
+        if self.facts.products > HANDED:
+            return None
+        from verinn.search.handover import Handover
+
+        program = Program.prepare(self.problem.graph, torch.float64)
+        attempt, told, seed = partial(self._confirm, spec), self._search_told, self.options.seed
+        return Handover(program, spec, self.problem.query, self.expired, self._left, attempt, told, seed)
 
     def _exactly(self, spec: Spec, patience: float = math.inf) -> Outcome:
         """A group of cases, case by case, by Z3 or by integer programmes, within ``patience`` seconds."""

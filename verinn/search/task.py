@@ -28,7 +28,8 @@ class Task:
 
     ``referee`` is the same network in float64: where only the price of rounding keeps a domain open, and
     the search runs in float32, it is bounded again by it. ``polytope_inputs``: up to so many inputs are
-    rows weighed against each other. ``budget``: bytes for one block of coefficients.
+    rows weighed against each other. ``budget``: bytes for one block of coefficients. ``narrow``: inputs are not
+    halved below this part of their first width: such boxes are handed over, where there is somebody exact.
     """
 
     program: Program
@@ -38,6 +39,7 @@ class Task:
     depth: int = 12
     polytope_inputs: int = 32
     budget: int = 256 << 20
+    narrow: float = 0.0
 
     @cached_property
     def relus(self) -> tuple[Step, ...]:
