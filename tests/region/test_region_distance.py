@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from region_brute import points, random_net, violates
+from region_brute import Net, points, random_net, violates
 from test_region_honesty import DIGITS, hard, image, tight
 
 import verinn.region.cover as covers
@@ -77,7 +77,59 @@ def test_subspaces_are_all_counted() -> None:
     report = smallest_change(question, settings(0))
     assert report.kind is Kind.UNSAFE and report.extra["at least"] == 2 and report.extra["at most"] == "2.0"
     assert (report.covers[0].done, report.covers[0].total) == (3, 3)
-    assert report.extra["certificate"][0] == {"at least": 2.0, "subspaces": 3, "inputs": 1}
+    certificate = dict(report.extra["certificate"][0])
+    assert {frozenset(one["box"]) for one in certificate.pop("cover")} == {frozenset({str(i)}) for i in range(3)}
+    assert certificate == {"at least": 2.0, "subspaces": 3, "inputs": 1}
+
+
+@pytest.mark.parametrize("p", [1, 2])
+def test_a_ball_s_cover_can_be_checked(p: float) -> None:
+    """From the certificate alone: boxes nest, halves are the whole, rows are above zero, the rest misses the ball."""
+    checked = 0
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        net, centre = random_net(rng, 2), rng.integers(-3, 4, 2) * 1.0
+        y = net.values(centre[None])[0]
+        label = int(y.argmax())
+        if violates(y[None], label, "violate")[0]:
+            continue
+        question = about_image(net.model(), centre, Scale((Fraction(1, 2),), levels=None), Fraction(3), label)
+        report = smallest_change(question, settings(p, seconds=2.0))
+        for one in report.extra["certificate"]:
+            checked += len(_checked(one, net, centre, label, p)) if "cover" in one else 0
+    assert checked > 20
+
+
+def _checked(one: dict[str, object], net: Net, centre: np.ndarray, label: int, p: float) -> list[object]:
+    radius, rows = float(one["ball"]), list(one["cover"])  # type: ignore[arg-type, call-overload]
+
+    def ends(told: dict[str, list[float]]) -> np.ndarray:
+        return np.array([told.get(str(i), [centre[i]] * 2) for i in range(2)])
+
+    boxes = [ends(row["box"]) for row in rows]
+    first = boxes[0]
+    ball = np.stack([np.maximum(centre - radius, centre - 3), np.minimum(centre + radius, centre + 3)], 1)
+    assert (first[:, 0] <= ball[:, 0] + 1e-9).all() and (first[:, 1] >= ball[:, 1] - 1e-9).all()
+    for row, box in zip(rows, boxes, strict=True):
+        grid = np.stack(np.meshgrid(*[np.linspace(*end, 15) for end in box]), -1).reshape(-1, 2)
+        inside = norm(grid - centre, p) <= radius
+        if "outside the ball" in row:
+            assert not inside.any()
+            continue
+        values = net.values(grid)
+        margins = np.delete(values[:, label : label + 1] - values, label, 1)
+        if "rows at least" in row:
+            assert (np.array(row["rows at least"]) > 0).all()
+            assert (margins[inside] >= np.array(row["rows at least"]) - 1e-5).all()
+            continue
+        kept = ends(row["halved"])
+        rest = inside & ~((grid >= kept[:, 0] - 1e-9) & (grid <= kept[:, 1] + 1e-9)).all(1)
+        assert (margins[rest] > 0).all()
+        halves = [b for b in boxes if (b[:, 0] >= kept[:, 0]).all() and (b[:, 1] <= kept[:, 1]).all()]
+        axis = [b for b in halves if ((b == kept).sum(1) == 2).any() or (b == kept).any()]
+        whole = math.prod(kept[:, 1] - kept[:, 0])
+        assert any(math.isclose(math.prod(b[:, 1] - b[:, 0]) * 2, whole, rel_tol=1e-6, abs_tol=1e-12) for b in axis)
+    return rows
 
 
 def test_a_safe_box_has_no_distance() -> None:

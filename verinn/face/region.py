@@ -158,9 +158,11 @@ def run(args: argparse.Namespace, process: bool) -> int:
     for warning in report.warnings:
         tell(f"warning: {warning}")
     if args.verbose:
+        from verinn.region.verdict import written
+
         for key, value in report.statistics.items():
             if key != "history":
-                tell(f"statistics: {key} = {value}")
+                tell(f"statistics: {key} = {written(value)}")
     if args.json is not None:
         from verinn.io.places import write_text
 

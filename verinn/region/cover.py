@@ -10,12 +10,15 @@ import torch
 from torch import Tensor
 
 from verinn.bounds.perturbation import Ball
+from verinn.bounds.region import least
 from verinn.bounds.rounding import exact_kernels
 from verinn.region.points import Judge
 from verinn.region.search import judge_rows, out_of_memory, promising, rows
 from verinn.result import Witness
 from verinn.search.explore import Task
 
+#: boxes of a cover, and numbers in them, that are told one by one
+MOST_TOLD, MOST_NUMBERS = 5000, 1 << 21
 #: boxes whose widest side is below this part of their place are not halved any more
 NARROW = 1e-9
 
@@ -51,7 +54,8 @@ class Around:
 @dataclass(frozen=True, eq=False)
 class Cover:
     """``proved``: no box is left. ``closed``: boxes that bounds proved or that miss the ball, lower and upper (K, n);
-    ``starts``: of the boxes given, those that nothing of is left. A witness ends the search."""
+    ``starts``: of the boxes given, those that nothing of is left. A witness ends the search. ``tree``: for every box
+    that was bounded what became of it, in a form that can be checked without the search (see ``Looked``)."""
 
     proved: bool
     closed: int
@@ -59,6 +63,32 @@ class Cover:
     witness: Witness | None = None
     point: np.ndarray | None = None
     reason: str = ""
+    tree: tuple[Looked, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Looked:
+    """One box lower, upper (n,) of a proved cover, and why no violation is missed there: ``outside`` the ball; or the
+    rows' least values over it, ``least`` (R,), show that there is none; or else only the box ``kept``[0] to ``kept``[1]
+    in it may hold one (its rows are above zero in the rest), and both halves of that are boxes of the cover as well."""
+
+    lower: np.ndarray
+    upper: np.ndarray
+    least: np.ndarray
+    outside: bool
+    kept: tuple[np.ndarray, np.ndarray] | None
+
+    def record(self, centre: np.ndarray) -> dict[str, object]:
+        """For JSON: only inputs that the box lets move, by number, each with its ends."""
+        found: dict[str, object] = {"box": _ends(self.lower, self.upper, centre)}
+        if self.kept is not None:
+            return {**found, "halved": _ends(*self.kept, centre)}
+        return {**found, "outside the ball": True} if self.outside else {**found, "rows at least": self.least.tolist()}
+
+
+def _ends(lower: np.ndarray, upper: np.ndarray, centre: np.ndarray) -> dict[str, list[float]]:
+    moving = np.flatnonzero((lower != centre) | (upper != centre)).tolist()
+    return {str(i): [float(lower[i]), float(upper[i])] for i in moving}
 
 
 def cover(
@@ -79,6 +109,7 @@ def cover(
     boxes = _Stack(torch.from_numpy(lower), torch.from_numpy(upper), torch.arange(len(lower)))
     left = np.ones(len(lower), np.int64)  # how many boxes wait for each one given
     closed = bounded = 0
+    tree: list[Looked] = []
     try:
         with torch.no_grad(), exact_kernels():
             while len(boxes):
@@ -87,7 +118,9 @@ def cover(
                     return Cover(False, closed, int((left == 0).sum()), reason=reason)
                 some, boxes = boxes.taken(batch)
                 bounded += len(some)
-                children, found = _step(task, judge, some, around, confirm)
+                children, found, looked = _step(task, judge, some, around, confirm)
+                if bounded <= min(MOST_TOLD, MOST_NUMBERS // lower.shape[1]):
+                    tree.extend(looked)
                 if found is not None:
                     return Cover(False, closed, int((left == 0).sum()), *found)
                 if children is None:
@@ -100,7 +133,7 @@ def cover(
         if not out_of_memory(error):
             raise
         return Cover(False, closed, int((left == 0).sum()), reason="out of memory")
-    return Cover(True, closed, len(left))
+    return Cover(True, closed, len(left), tree=tuple(tree) if len(tree) == bounded else ())
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,28 +161,39 @@ class _Stack:
 
 def _step(
     task: Task, judge: Judge, some: _Stack, around: Around | None, confirm: Callable[[np.ndarray], Witness | None]
-) -> tuple[_Stack | None, tuple[Witness, np.ndarray] | None]:
-    """One batch: (halves of what stays open, or None where a box can't be halved; a witness and its point)."""
+) -> tuple[_Stack | None, tuple[Witness, np.ndarray] | None, list[Looked]]:
+    """One batch: (halves of what stays open, or None where a box can't be halved; a witness and its point; what
+    became of each box)."""
     a, c = rows(task, some.lower, some.upper)
     open_, low, high, _ = judge_rows(task.spec, a, c, some.lower, some.upper)
     live = open_.any(1)
+    value, outside = least(a, c, some.lower, some.upper), torch.zeros_like(live)
     if around is not None:
-        live &= ~around.misses(some.lower, some.upper)
-        live &= _still(task, around.least(a, c, some.lower, some.upper))
+        outside = around.misses(some.lower, some.upper)
+        value = torch.maximum(value, around.least(a, c, some.lower, some.upper))
+        live &= ~outside
+        live &= _still(task, value)
+    looked = [
+        Looked(
+            some.lower[d].numpy(), some.upper[d].numpy(), value[d].numpy(), bool(outside[d]),
+            (low[d].numpy(), high[d].numpy()) if bool(live[d]) else None,
+        )
+        for d in range(len(some))
+    ]  # fmt: skip
     if not bool(live.any()):
-        return some.part(slice(0, 0)), None
+        return some.part(slice(0, 0)), None, looked
     rest = _Stack(low[live], high[live], some.owner[live])
     mix = (a * open_[:, task.spec.owner].double().unsqueeze(-1)).sum(1)[live]
     x = torch.cat([(rest.lower + rest.upper) / 2, torch.where(mix > 0, rest.lower, rest.upper)]).numpy()
     case = task.spec.cases[0]
     x = np.clip(x.astype(np.float32), case.witness_lower, case.witness_upper)
-    value, _ = judge.rows(torch.from_numpy(x.astype(np.float64)))
-    for at in promising(task.spec, value)[:4]:
+    at_points, _ = judge.rows(torch.from_numpy(x.astype(np.float64)))
+    for at in promising(task.spec, at_points)[:4]:
         if around is None or around.holds(x[at : at + 1])[0]:
             witness = confirm(x[at])
             if witness is not None:
-                return None, (witness, x[at])
-    return _halved(rest, mix), None
+                return None, (witness, x[at]), []
+    return _halved(rest, mix), None, looked
 
 
 def _still(task: Task, value: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from verinn.errors import InputError, Unsupported
 from verinn.ir.prop import Case
 from verinn.ops.program import Program
 from verinn.options import Options
-from verinn.region.cover import Around, cover
+from verinn.region.cover import MOST_TOLD, Around, cover
 from verinn.region.decide import describe
 from verinn.region.grid import below
 from verinn.region.points import SAFE
@@ -307,7 +307,8 @@ class _Distance:
                 lambda: time.monotonic() > half or self.settings.stop(), around,
             )  # fmt: skip
             if found.proved:
-                return {"boxes": found.closed}
+                told = [one.record(self.centre) for one in found.tree]
+                return {"boxes": found.closed, **({"cover": told} if told else {})}
             if found.point is not None:
                 self._improved(found.point, self.settings.p)
                 return {}
@@ -349,6 +350,8 @@ class _Distance:
             if t >= self.upper or self.settings.expired():
                 break
             total, done, proved = math.comb(len(free), t), 0, True
+            told: list[dict[str, object]] = []
+            listed = True
             for some in _chunks(itertools.combinations(free, t), CHUNK):
                 low, high = (np.repeat(self.centre.astype(np.float64)[None], len(some), 0) for _ in range(2))
                 for row, subset in enumerate(some):
@@ -356,6 +359,8 @@ class _Distance:
                 until = self._share()
                 found = cover(self.task, self.judge, low, high, self._confirm, self._until(until), most=200 * len(some))
                 done += found.starts
+                listed = listed and bool(found.tree) and len(told) + len(found.tree) <= MOST_TOLD
+                told = [*told, *(one.record(self.centre) for one in found.tree)] if listed else []
                 if found.point is not None:
                     self._improved(found.point, 0)
                 if not found.proved:
@@ -365,7 +370,7 @@ class _Distance:
             self.counted.append(Counted(f"subspaces of {t} inputs", done, total))
             if not proved:
                 break
-            self._below(Fraction(t + 1), {"subspaces": total, "inputs": t})
+            self._below(Fraction(t + 1), {"subspaces": total, "inputs": t, **({"cover": told} if listed else {})})
             self.whole = t == len(free)
         if self._closed():
             self.reason = ""

@@ -46,6 +46,15 @@ def count(number: int) -> str:
     return f"{digits[0]}.{digits[1:4]}e{len(digits) - 1}" if digits else f"2^{number.bit_length() - 1} and more"
 
 
+def written(value: Any) -> Any:
+    """The value with whole numbers that Python refuses to write out (above 4300 digits) told in words."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value if abs(value) < 10**4000 else count(value)
+    if isinstance(value, Mapping):
+        return {key: written(one) for key, one in value.items()}
+    return [written(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
 @dataclass(frozen=True)
 class Report:
     """The verdict with its evidence.
@@ -93,12 +102,12 @@ class Report:
             "question": self.question,
             "region": self.region,
             "dimensions": {"moved": self.moved, "inputs": self.inputs},
-            "covered": [{"what": cover.what, "done": cover.done, "total": cover.total} for cover in self.covers],
+            "covered": [written(vars(cover)) for cover in self.covers],
             "assumptions": list(self.assumptions),
             "replayed": self.replayed,
             "witness": None if self.witness is None else dict(self.witness.values),
             "reason": self.reason,
             "warnings": list(self.warnings),
-            "statistics": dict(self.statistics),
-            **self.extra,
+            "statistics": written(self.statistics),
+            **written(self.extra),
         }
