@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from fractions import Fraction
 
@@ -13,7 +14,7 @@ from region_brute import Rng, points, random_net, violates
 from verinn.options import Options
 from verinn.region.decide import Settings, decide
 from verinn.region.question import TIES, Question, Scale, about_image
-from verinn.region.verdict import Kind
+from verinn.region.verdict import Cover, Kind, Report
 
 torch.set_num_threads(1)
 
@@ -61,3 +62,14 @@ def test_brute_force() -> None:
 def test_brute_force_thousand() -> None:
     found = [agrees(seed) for seed in range(1000)]
     assert min(found.count("unsafe"), found.count("safe-on-grid")) > 150
+
+
+def test_counts_of_any_length_are_written() -> None:
+    """All images of 32 × 32 × 3 bytes: more digits than Python writes out."""
+    points = 256**3072
+    report = Report(
+        Kind.UNKNOWN, "q", "r", 3072, 3072, (Cover("grid points", 3, points),), statistics={"units": points}
+    )
+    record = json.loads(json.dumps(report.record()))
+    assert record["covered"] == [{"what": "grid points", "done": 3, "total": "2^24576 and more"}]
+    assert record["statistics"] == {"units": "2^24576 and more"} and "of 2^24576 and more" in report.lines()[4]

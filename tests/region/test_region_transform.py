@@ -170,6 +170,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         main([*given, "--manipulate", "brightness:amount=-0.1..0.1", "--manipulate", "blur:amount=0.5,radius=1"]) == 0
     )
     assert capsys.readouterr().out.startswith("safe-for-manipulations\n")
+    assert (tmp_path / "p" / "covered.png").exists()
     assert main([*given, "--manipulate", "brightness:amount=a..b"]) == 2
     assert "NAME=LOW..HIGH" in capsys.readouterr().err
 

@@ -21,6 +21,8 @@ from verinn.face.clock import deadlines, process_start
 from verinn.face.verify import natural, seconds
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from verinn.region.question import Question, Scale
     from verinn.region.verdict import Report
 
@@ -246,7 +248,7 @@ def _transform(args: argparse.Namespace, deadline: float | None, stage: Stage) -
     def draw() -> None:
         if args.pictures is not None:
             found = None if report.point is None else composition.image(report.point)
-            made = save_pictures(args.pictures, composition.pixels, found)
+            made = [*save_pictures(args.pictures, composition.pixels, found), *_covered(args, report)]
             tell(f"pictures: {', '.join(str(path) for path in made)}")
 
     return report, draw
@@ -322,27 +324,26 @@ def _scale(args: argparse.Namespace) -> Scale:
 def _draw(args: argparse.Namespace, question: Question, report: Report) -> None:
     if args.pictures is None:
         return
-    from verinn.region.images import save_pictures, save_plot
+    from verinn.region.images import save_pictures
 
     original = question.original()
     shown = None if original is None else question.pixels(original)
     found = None if report.point is None else question.pixels(report.point)
-    made = save_pictures(args.pictures, shown, found)
-    history = report.statistics.get("history", [])
-    total = max(1, sum(cover.total for cover in report.covers))
-    if history:
-        scale = total if not args.cells else max(1, history[-1][1])
-        xs, ys = [t for t, _ in history], [100 * (units / scale) for _, units in history]
-        made.append(
-            save_plot(
-                os.path.join(args.pictures, "covered.png"),
-                [("covered", xs, ys)],
-                "seconds",
-                "percent",
-                "Share of the region that is proved",
-            )
-        )
+    made = [*save_pictures(args.pictures, shown, found), *_covered(args, report)]
     tell(f"pictures: {', '.join(str(path) for path in made) or 'none (the input is no image)'}")
+
+
+def _covered(args: argparse.Namespace, report: Report) -> list[Path]:
+    """The plot of the share that is covered over time, where the report tells it."""
+    from verinn.region.images import save_plot
+
+    history = report.statistics.get("history", [])
+    if not history:
+        return []
+    scale = max(1, history[-1][1] if args.cells else sum(cover.total for cover in report.covers))
+    curve = "covered", [t for t, _ in history], [100 * (units / scale) for _, units in history]
+    where, title = os.path.join(args.pictures, "covered.png"), "Share of the region that is proved"
+    return [save_plot(where, [curve], "seconds", "percent", title)]
 
 
 def _teller(stage: Stage, verbose: bool) -> Callable[[str], None]:

@@ -195,7 +195,8 @@ def verify_family(composition: Composition, options: Options, stop: Callable[[],
     return Report(
         kind, question.text, region, len(family.spans), len(family.spans), covers, assumed,
         None if witness is None else theta, witness, replayed, reason if kind is Kind.UNKNOWN else "",
-        question.problem.warnings, {"seconds": time.monotonic() - began},
+        question.problem.warnings,
+        {"seconds": time.monotonic() - began, "history": report.statistics.get("history", [])},
         {"theta": [span.name for span in family.spans]},
     )  # fmt: skip
 

@@ -322,11 +322,18 @@ class _Run:
         """Who is asked about domains that can't be split; nobody where a formula of fractions would be too long."""
         if self.facts.products > HANDED:
             return None
-        from verinn.search.handover import Handover
+        made: list[Exact] = []
 
-        program = Program.prepare(self.problem.graph, torch.float64)
-        attempt, told, seed = partial(self._confirm, spec), self._search_told, self.options.seed
-        return Handover(program, spec, self.problem.query, self.expired, self._left, attempt, told, seed)
+        def handed(task: Any, part: Any) -> tuple[bool, Witness | None]:
+            if not made:  # few searches need it
+                from verinn.search.handover import Handover
+
+                program = Program.prepare(self.problem.graph, torch.float64)
+                attempt, told, seed = partial(self._confirm, spec), self._search_told, self.options.seed
+                made.append(Handover(program, spec, self.problem.query, self.expired, self._left, attempt, told, seed))
+            return made[0](task, part)
+
+        return handed
 
     def _exactly(self, spec: Spec, patience: float = math.inf) -> Outcome:
         """A group of cases, case by case, by Z3 or by integer programmes, within ``patience`` seconds."""
