@@ -171,14 +171,14 @@ def test_halves_cover_their_domain(family: str) -> None:
 
 def test_a_split_that_loses_points_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Mutants: the upper half begins a little late; a jump's range leaves its lower values out."""
-    real = module._narrowed
+    real = module.narrowed
 
     def late(interval: Any, here: Tensor, index: Tensor, point: Tensor, sign: float) -> Any:
         return real(interval, here, index, point if sign > 0 else point + 0.05, sign)
 
-    monkeypatch.setattr(module, "_narrowed", late)
+    monkeypatch.setattr(module, "narrowed", late)
     assert not splits_cover("sigmoid")
-    monkeypatch.setattr(module, "_narrowed", real)
+    monkeypatch.setattr(module, "narrowed", real)
     landed = module.landings
 
     def higher(step: Any, point: Tensor, low: Tensor) -> Any:

@@ -77,6 +77,8 @@ def relax(
             interval = tuple(end.expand(len(lower), *end.shape[1:]) for end in interval)  # type: ignore[assignment]
         if inherited and name in inherited:
             interval = _meet(interval, inherited[name])
+        if name in program.whole:
+            interval = interval[0].ceil(), interval[1].floor()
         relaxation.intervals[name] = interval
         if forward is not None:
             relaxation.intervals[name] = _meet(interval, forward.step(step))

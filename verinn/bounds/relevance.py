@@ -14,8 +14,8 @@ from verinn.ops.program import Program, Step
 def relevance(program: Program, start: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """For every value that rows over some values depend on, the elements that matter: bool (1, *shape).
 
-    ``start``: the elements that the rows read, bool (1, *shape) by value name. Only weights that are zero
-    make a difference: what may cancel counts.
+    ``start``: the elements that the rows read, bool (1, *shape) by value name. Only weights that are
+    exactly zero make a difference: what may cancel counts.
     """
     found = dict(start)
     for step in reversed(program.steps):
@@ -33,6 +33,7 @@ def _back(step: Step, mask: Tensor) -> list[Tensor]:
     if not step.node.inputs:
         return []
     dtype = next(iter(step.magnitudes.values())).dtype if step.magnitudes else torch.float32
-    ones = {name: (value != 0).to(dtype) for name, value in step.magnitudes.items()}
+    errors = step.errors or {}
+    ones = {name: ((value != 0) | (errors.get(name, value) != 0)).to(dtype) for name, value in step.magnitudes.items()}
     full = mask.to(dtype).expand(1, *step.node.shape)
     return [back != 0 for back in step.op.back(step.node, full, ones, step.shapes)]

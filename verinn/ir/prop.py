@@ -67,6 +67,8 @@ class Case:
     (their ``y`` part is empty). ``conjunctions``: one of them must hold; an empty Rows holds always.
     ``exact`` is False when constraints were left out: then the case admits
     more than the query does, so a proof is still a proof, but a violation must be checked.
+    ``decimal_lower``/``decimal_upper`` (float64, or None): within ``lower``/``upper``, the reals of the decimal
+    box alone. An input of a violation is a real point of that box, or float32 numbers as a witness has them.
     """
 
     lower: np.ndarray
@@ -76,6 +78,8 @@ class Case:
     input_rows: Rows
     conjunctions: tuple[Rows, ...]
     exact: bool = True
+    decimal_lower: np.ndarray | None = None
+    decimal_upper: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ from verinn.ir.graph import Const, Graph, Node, Shape
 from verinn.ops.base import Affine, Elementwise, Joint, Params
 from verinn.ops.pool import MaxPool
 from verinn.ops.registry import OPS
+from verinn.ops.whole import whole_values
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,13 +56,15 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """Steps in topological order, ready for tensors of ``dtype`` on ``device``."""
+    """Steps in topological order, ready for tensors of ``dtype`` on ``device``. ``whole``: values that are whole
+    numbers (see ``whole_values``)."""
 
     graph: Graph
     dtype: torch.dtype
     device: torch.device
     steps: tuple[Step, ...]
     shapes: dict[str, Shape]
+    whole: frozenset[str] = frozenset()
 
     @staticmethod
     def prepare(graph: Graph, dtype: torch.dtype, device: torch.device | str = "cpu") -> Program:
@@ -69,7 +72,7 @@ class Program:
         shapes = graph.shapes()
         where = torch.device(device)
         steps = tuple(_step(node, shapes, dtype, where) for node in graph.nodes)
-        return Program(graph, dtype, where, steps, shapes)
+        return Program(graph, dtype, where, steps, shapes, whole_values(graph))
 
     def run(self, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
         """Every value of the graph for inputs (D, *shape) each; rounded, not bounded."""

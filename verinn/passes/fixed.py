@@ -14,7 +14,7 @@ from verinn.ir.fold import fold
 from verinn.ir.graph import Const, Graph, Node, Shape, frozen
 
 # A box this narrow, relative to its place, is one number: bounds written in decimal are that far from float32.
-_NARROW = 2.0**-22
+NARROW = 2.0**-22
 _MOVES = frozenset({"reshape", "transpose", "slice", "gather", "expand", "concat"})
 
 
@@ -62,7 +62,7 @@ def _fixed(graph: Graph, lower: np.ndarray, upper: np.ndarray) -> dict[str, _Par
         start = end
         with np.errstate(invalid="ignore", over="ignore"):
             mask = np.isfinite(low) & np.isfinite(high) & (low <= high)
-            mask &= high - low <= _NARROW * np.maximum(np.abs(low), np.abs(high))
+            mask &= high - low <= NARROW * np.maximum(np.abs(low), np.abs(high))
             middle = np.where(mask, low + (high - low) / 2, 0.0)
             reach = np.where(mask, np.maximum(high - middle, middle - low), 0.0)
         error = np.where(reach > 0.0, np.nextafter(reach, np.inf), 0.0)

@@ -259,7 +259,7 @@ class Cases(Sequence[Case]):
         return map(self._build, self.plans)
 
     def _build(self, plan: _Plan) -> Case:
-        lower, upper, witness_lower, witness_upper = self.boxes.dense(plan.box, self.base)
+        (lower, upper, witness_lower, witness_upper), near = self.boxes.dense(plan.box, self.base)
         base = self.base_leaves
         input_rows = self.rows.take(np.concatenate([base, plan.input_leaves]), inputs=True)
         closed_lower, closed_upper = close_by_rows(lower, upper, input_rows)
@@ -267,7 +267,8 @@ class Cases(Sequence[Case]):
             witness_lower, witness_upper = close_witness(closed_lower, closed_upper, witness_lower, witness_upper)
         lower, upper = closed_lower, closed_upper
         conjunctions = self.rows.split(base, plan.conjunctions)
-        return Case(lower, upper, witness_lower, witness_upper, input_rows, conjunctions, plan.exact)
+        decimal = np.maximum(np.nextafter(near[0], -np.inf), lower), np.minimum(np.nextafter(near[1], np.inf), upper)
+        return Case(lower, upper, witness_lower, witness_upper, input_rows, conjunctions, plan.exact, *decimal)
 
 
 __all__ = [

@@ -167,8 +167,9 @@ class Boxes:
             parts += [(side.key[here] - box * self.n).tobytes(), side.outer[here].tobytes(), side.inner[here].tobytes()]
         return tuple(parts)
 
-    def dense(self, box: int, base: Base) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """lower, upper (float64), witness_lower, witness_upper (float32) of a box, each (n,)."""
+    def dense(self, box: int, base: Base) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, np.ndarray]]:
+        """lower, upper (float64), witness_lower, witness_upper (float32) of a box, and the decimal bounds to the
+        nearest float64, each (n,)."""
         lower, upper = base.lower.copy(), base.upper.copy()
         inner_lower, inner_upper = base.inner_lower.copy(), base.inner_upper.copy()
         near_lower, near_upper = base.near_lower.copy(), base.near_upper.copy()
@@ -182,7 +183,8 @@ class Boxes:
         upper[place] = np.minimum(upper[place], self.upper.outer[here])
         inner_upper[place] = np.minimum(inner_upper[place], self.upper.inner[here])
         near_upper[place] = np.minimum(near_upper[place], self.upper.value[here])
-        return lower, upper, *_witness(inner_lower, inner_upper, near_lower, near_upper)
+        witness = _witness(inner_lower, inner_upper, near_lower, near_upper)
+        return (lower, upper, *witness), (near_lower, near_upper)
 
 
 def _witness(

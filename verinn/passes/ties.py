@@ -110,8 +110,11 @@ class Merged(Sequence[Case]):
         return (self._merged(self.cases[i]) for i in self.which)
 
     def _merged(self, case: Case) -> Case:
+        decimal = case.decimal_lower, case.decimal_upper
         return replace(
             case,
+            decimal_lower=None if decimal[0] is None else self._met(np.maximum, decimal[0]),
+            decimal_upper=None if decimal[1] is None else self._met(np.minimum, decimal[1]),
             lower=self._met(np.maximum, case.lower),
             upper=self._met(np.minimum, case.upper),
             witness_lower=self._met(np.maximum, case.witness_lower),

@@ -317,9 +317,9 @@ def split(task: GeneralTask, domains: Pieces, value: Tensor, index: Tensor, poin
         for number, name in enumerate(task.names):
             here = value == number
             if bool(here.any()):
-                known[name] = _narrowed(known[name], here, index, point, sign)
+                known[name] = narrowed(known[name], here, index, point, sign)
                 if name in task.jumps:
-                    _landed(task.jumps[name], known, here, index, point, sign)
+                    landed(task.jumps[name], known, here, index, point, sign)
         cut = value >= 0
         column = torch.where(cut, value, -1).unsqueeze(1)
         halves.append(
@@ -349,7 +349,7 @@ def _halved(domains: Pieces, here: Tensor, index: Tensor, point: Tensor, sign: f
     return (domains.lower, end) if sign > 0 else (end, domains.upper)
 
 
-def _narrowed(interval: Interval, here: Tensor, index: Tensor, point: Tensor, sign: float) -> tuple[Tensor, Tensor]:
+def narrowed(interval: Interval, here: Tensor, index: Tensor, point: Tensor, sign: float) -> tuple[Tensor, Tensor]:
     """Intervals (D, *shape) of a value, cut at a point of one element where ``here``. The point is in their dtype."""
     low, high = interval
     end = flat(high if sign > 0 else low)
@@ -360,11 +360,11 @@ def _narrowed(interval: Interval, here: Tensor, index: Tensor, point: Tensor, si
     return (low, end) if sign > 0 else (end, high)
 
 
-def _landed(step: Step, known: dict[str, Interval], here: Tensor, index: Tensor, point: Tensor, sign: float) -> None:
+def landed(step: Step, known: dict[str, Interval], here: Tensor, index: Tensor, point: Tensor, sign: float) -> None:
     """The range of a step function in the half below (sign 1) or above a jump, where ``here``."""
     low, high = known[step.node.name]
     column = torch.where(here, index, 0).unsqueeze(1)
     least = flat(low).gather(1, column).squeeze(1)
     below, above, real = landings(step, point.to(low.dtype), least)
-    interval = _narrowed((low, high), here & real, index, (below if sign > 0 else above).double(), sign)
+    interval = narrowed((low, high), here & real, index, (below if sign > 0 else above).double(), sign)
     known[step.node.name] = interval

@@ -20,14 +20,16 @@ from verinn.errors import InputError
 from verinn.ops.base import Affine
 from verinn.ops.program import Program
 from verinn.ops.registry import OPS
+from verinn.ops.stairs import Stairs
 from verinn.options import Options
 from verinn.progress import Progress
 from verinn.result import Result, Verdict, Witness
 from verinn.search.bab import Exact, Limits, Outcome, search
+from verinn.search.cells import first_jumps, search_cells
 from verinn.search.explore import Task
 from verinn.search.nonlinear import Effort, search_general
 from verinn.search.phased import search_phases
-from verinn.search.problem import Problem
+from verinn.search.problem import Problem, corners
 from verinn.search.spec import Spec, groups
 from verinn.search.store import Batch, Domains
 
@@ -54,6 +56,7 @@ class Facts:
     outputs: int
     neurons: int  # elements of nonlinear steps
     relus: int
+    jumps: int  # elements of functions with jumps
     widest: int  # elements of the largest value
     elements: int  # of all values
     products: int  # multiplications of one evaluation
@@ -92,6 +95,7 @@ def facts_of(problem: Problem) -> Facts:
         outputs=problem.prop.m,
         neurons=sum(math.prod(node.shape) for node in nonlinear),
         relus=sum(math.prod(node.shape) for node in nonlinear if node.op == "relu"),
+        jumps=sum(math.prod(node.shape) for node in nonlinear if isinstance(OPS[node.op], Stairs)),
         widest=max(math.prod(shape) for shape in program_shapes.values()),
         elements=sum(math.prod(shape) for shape in program_shapes.values()),
         products=_products(problem),
@@ -144,7 +148,7 @@ def _engine(facts: Facts, wanted: str, small: bool) -> str:
         raise InputError("the network has no ReLU to split", place="--engine phases", hint="use auto, boxes or smt")
     if wanted != "auto":
         return wanted
-    if not facts.neurons or facts.free_inputs <= (32 if small else 8):
+    if not facts.jumps and (not facts.neurons or facts.free_inputs <= (32 if small else 8)):
         return "boxes"
     return "phases" if facts.relus == facts.neurons else "values"
 
@@ -209,7 +213,38 @@ class _Run:
         unbounded = [spec for spec in specs if not bool((spec.lower.isfinite() & spec.upper.isfinite()).all())]
         if unbounded and self.plan.engine not in EXACT and not self._tiny():
             return self._result(Verdict.UNKNOWN, reason="an input is unbounded: no bound can be computed over it")
-        return self._search(specs, device)
+        return self._by_cells(device) or self._search(specs, device)
+
+    def _by_cells(self, device: torch.device) -> Result | None:
+        """The verdict on all cells that first jumps cut the inputs into; None where that is no way to do it."""
+        few = len(self.problem.prop.cases) <= 64 and self.facts.free_inputs <= 32
+        if self.plan.engine != "values" or not few or not first_jumps(self.problem.graph):
+            return None
+        until = time.monotonic() + 0.6 * self._left()
+        limits = replace(self._limits(), expired=lambda: self.expired() or time.monotonic() > until)
+        for problem in corners(self.problem):
+            program = Program.prepare(problem.graph, torch.float32, device)
+            referee = Program.prepare(problem.graph, torch.float64, device)
+            for group in groups(problem.prop.cases):
+                spec = group.to(device)
+                attempt, effort = partial(self._confirm, spec), self._effort()
+                outcome = search_cells(program, referee, spec, limits, attempt, self._search_told, effort)
+                if outcome is None:
+                    return None
+                self.domains += outcome.domains
+                if outcome.verdict is Verdict.SAT or (outcome.verdict is Verdict.TIMEOUT and self.expired()):
+                    return self._result(outcome.verdict, outcome.witness, outcome.reason)
+                if outcome.verdict is not Verdict.UNSAT:
+                    return None
+        return self._result(Verdict.UNSAT)
+
+    def _limits(self, attack: Callable[[Batch], Witness | None] | None = None) -> Limits:
+        plan, room = self.plan, _device_room(self.plan.device)
+        return Limits(plan.batch, plan.helper, self.expired, attack, plan.crowd, device_store=room)
+
+    def _effort(self) -> Effort:
+        few = self.facts.free_inputs <= 32
+        return Effort(min(self.plan.batch, 32), self.options.memory // 32, 2 if few else 0, few, self._left)
 
     def _attack(self, specs: Sequence[Spec], device: torch.device) -> Witness | None:
         program = Program.prepare(self.problem.graph, torch.float32, device)
@@ -296,15 +331,10 @@ class _Run:
         if plan.engine in EXACT:
             return self._exactly(spec)
         attack = partial(self._attack_domains, attacker, spec) if self.options.attack else None
-        limits = Limits(
-            plan.batch, plan.helper, self.expired, attack, plan.crowd, device_store=_device_room(plan.device),
-            exact=self._handover(spec),
-        )  # fmt: skip
+        limits = replace(self._limits(attack), exact=self._handover(spec))
         budget = self.options.memory // 8
         if plan.engine == "values":
-            few = self.facts.free_inputs <= 32
-            effort = Effort(min(plan.batch, 32), budget // 4, 2 if few else 0, few, self._left)
-            return search_general(program, referee, spec, limits, attempt, self._search_told, effort)
+            return search_general(program, referee, spec, limits, attempt, self._search_told, self._effort())
         base = program if plan.engine == "boxes" else referee
         task = Task(base, spec, referee, neurons=plan.neurons, depth=plan.depth, budget=budget)
         if limits.exact is not None:

@@ -17,16 +17,25 @@ from verinn.io.onnx_reader import load_model, read_graph
 from verinn.io.onnx_reader.load import Model
 from verinn.ir.evaluate import holds
 from verinn.ir.graph import Graph, Input, Node, Output
-from verinn.ir.prop import Property
+from verinn.ir.prop import Case, Property
 from verinn.ir.query import Kind, Network, Query
-from verinn.passes.fixed import fix_inputs, simpler
+from verinn.passes.fixed import NARROW, fix_inputs, simpler
 from verinn.passes.products import with_products
 from verinn.passes.property import places_of, to_property
 from verinn.passes.simplify import drop_identities, simplify
 from verinn.passes.ties import merge_inputs, share_nodes
 from verinn.result import Witness
+from verinn.search.pinned import pinned
 
 Source = str | Path | onnx.ModelProto
+
+
+@dataclass(frozen=True, eq=False)
+class Whole:
+    """A graph with nothing folded in, and its property."""
+
+    graph: Graph
+    prop: Property
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +43,7 @@ class Problem:
     """A graph whose inputs, side by side, are the property's x, and whose outputs are its y.
 
     ``index``: where each input of the query is in x; those that are equal are one. None: all as they are.
+    ``whole``: graph and property before the inputs that the property fixes were folded in; None: they are not.
     """
 
     graph: Graph
@@ -43,6 +53,7 @@ class Problem:
     parts: Mapping[str, Graph]
     warnings: tuple[str, ...]
     index: np.ndarray | None = None
+    whole: Whole | None = None
 
     def confirm(self, x: np.ndarray) -> Witness | None:
         """Replay float32 inputs (n,) in ONNX Runtime; a witness if the query holds exactly, else None."""
@@ -115,13 +126,51 @@ def build(models: Source | Mapping[str, Source], query: Query, seed: int = 0) ->
     graph, prop, index = merge_inputs(graph, prop)
     if len(parts) > 1:
         graph = share_nodes(drop_identities(graph))
-    return Problem(
-        _within(graph, prop), prop, query, originals, parts, (*query.warnings, *prop.warnings, *notes), index
-    )
+    warnings = (*query.warnings, *prop.warnings, *notes)
+    fixed = _within(graph, prop)
+    if fixed is graph:
+        return Problem(graph, prop, query, originals, parts, warnings, index)
+    held = pinned(fixed, prop)
+    return Problem(fixed, held, query, originals, parts, warnings, index, Whole(graph, prop))
 
 
 def _assigned(query: Query, models: Source | Mapping[str, Source]) -> dict[str, Source]:
     return assign_models(query, models)
+
+
+def corners(problem: Problem) -> list[Problem]:
+    """The problem with what its property fixes folded in at the decimal numbers, and at their float32 roundings.
+
+    A violation is at one or the other, so the problem is violated where one of these is. Their constants are
+    exact, or nearly: an interval of a rounding's width is nothing to a linear bound, but grows beyond all measure
+    in the interval arithmetic of a deep network. The problem itself where nothing was folded in.
+    """
+    if problem.whole is None:
+        return [problem]
+    graph, prop = problem.whole.graph, problem.whole.prop
+    lower, upper = _hull(prop)
+    fixed = upper - lower <= NARROW * np.maximum(np.abs(lower), np.abs(upper))
+    found = []
+    for low, high in _places(prop.cases):
+        folded = simplify(fix_inputs(graph, np.where(fixed, low, lower), np.where(fixed, high, upper)))
+        found.append(replace(problem, graph=folded, prop=pinned(folded, prop), whole=None))
+    return found
+
+
+def _places(cases: Sequence[Case]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The hulls of all cases' decimal boxes, and of their ranges of witnesses where those reach further."""
+    boxes = [_decimal(case) for case in cases]
+    low, high = np.min([box[0] for box in boxes], axis=0), np.max([box[1] for box in boxes], axis=0)
+    first = np.min([case.witness_lower for case in cases], axis=0).astype(np.float64)
+    last = np.max([case.witness_upper for case in cases], axis=0).astype(np.float64)
+    inside = bool(np.all((low <= first) & (last <= high)))
+    return [(low, high)] if inside else [(low, high), (first, last)]
+
+
+def _decimal(case: Case) -> tuple[np.ndarray, np.ndarray]:
+    if case.decimal_lower is None or case.decimal_upper is None:
+        return case.lower, case.upper
+    return case.decimal_lower, case.decimal_upper
 
 
 def _within(graph: Graph, prop: Property) -> Graph:
