@@ -174,8 +174,8 @@ def _conjunction_mixed(patch: Patch) -> None:
 
 def _gap(patch: Patch) -> None:
     def make(original: Function) -> Function:
-        def split(domains: Domains, score: Any) -> Any:
-            halves, stuck = original(domains, score)
+        def split(task: Any, domains: Domains, score: Any) -> Any:
+            halves, stuck = original(task, domains, score)
             low, high = halves
             width = 0.02 * (high.upper - high.lower)
             return [
