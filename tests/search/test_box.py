@@ -108,3 +108,54 @@ def test_halves_cover_their_box_and_know_their_depth(monkeypatch: Patch, tmp_pat
     for layers, asserts in instances("conjunction", 6):
         decided(layers, asserts, tmp_path)
     assert {box.depth for box, _ in made} >= {0, 1, 2}
+
+
+def every_open(box: Box) -> torch.Tensor:
+    none = box.setting.spec.owner.new_zeros(0)
+    task = box.task(box.goals(none), none)
+    return ((task.low < 0) & (task.high > 0))[0]
+
+
+def test_boxes_cut_at_phases_give_true_verdicts_and_cover(monkeypatch: Patch, tmp_path: Path) -> None:
+    """Weights are eighths and points dyadic, so float64 evaluates the network without rounding."""
+    seen: list[tuple[Box, int, list[Box]]] = []
+    real = Box.cut
+
+    def watched(box: Box, column: int, *given: Any) -> list[Box]:
+        parts = real(box, column, *given)
+        seen.append((box, column, parts))
+        return parts
+
+    monkeypatch.setattr(Box, "cut", watched)
+    monkeypatch.setattr(phased, "FEW_INPUTS", -1)
+    monkeypatch.setattr(phased, "SPENDS", 0.0)
+    monkeypatch.setattr(phased, "_may_wait", lambda box, left: not box.tight)
+    monkeypatch.setattr(phased, "early", every_open)
+    known = 0
+    for shape in SHAPES:
+        for layers, asserts in instances(shape, 2):
+            verdict = decided(layers, asserts, tmp_path)
+            if verdict in (Verdict.SAT, Verdict.UNSAT):
+                known += 1
+                assert verdict.value == truth(layers, asserts)
+    assert known >= 2
+    assert seen
+    lost = 0
+    for box, _, parts in seen:
+        span = box.upper - box.lower
+        steps = torch.from_numpy(np.random.default_rng(5).integers(0, 17, (200, span.shape[1]))) / 16
+        program: Program = box.careful.program
+        (value,) = program.graph.inputs
+        z = box.columns.gather(program.run([(box.lower + steps * span).reshape(-1, *value.shape)]))
+        inside = held_in(box, z)
+        lost += int(inside.any())
+        # a point of the box keeps all that is known in one of its parts
+        some = torch.stack([held_in(part, z) for part in parts]).any(0) if parts else torch.zeros_like(inside)
+        assert bool((some | ~inside).all())
+    assert lost
+
+
+def held_in(box: Box, z: torch.Tensor) -> torch.Tensor:
+    none = box.setting.spec.owner.new_zeros(0)
+    task = box.task(box.goals(none), none)
+    return ((task.low <= z) & (z <= task.high)).all(1)

@@ -59,6 +59,7 @@ class Box:
     """A box (1, n), float64, of a setting's case, relaxed in the search's dtype and in float64.
 
     ``tight``: whether its neurons were tightened already. ``depth``: how often it was halved.
+    ``held``: where phases were chosen, what is known there of the unstable neurons, (1, U) by column.
     """
 
     setting: Setting
@@ -68,6 +69,7 @@ class Box:
     careful: Relaxation
     tight: bool = False
     depth: int = 0
+    held: tuple[Tensor, Tensor] | None = None
 
     @staticmethod
     def of(
@@ -92,6 +94,8 @@ class Box:
         known, setting = self.relaxation.intervals, self.setting
         low = self.columns.gather({name: ends[0] for name, ends in known.items()})
         high = self.columns.gather({name: ends[1] for name, ends in known.items()})
+        if self.held is not None:
+            low, high = self.held
         return PhaseTask(
             self.relaxation,
             self.columns,
@@ -107,6 +111,7 @@ class Box:
             setting.case,
             self.careful,
             setting.width,
+            cut=self.held is not None,
             expired=setting.expired,
         )
 
@@ -124,15 +129,36 @@ class Box:
             found.extend(_climbed(self, block))
         return sorted(found, key=lambda one: -one.bound)
 
+    def _lifted(self, pace: Pace) -> PhaseTask | None:
+        none = self.setting.spec.owner.new_zeros(0)
+        m = self.setting.spec.y.shape[2]
+        free = self.task(Goals(self.lower.new_zeros((0, m)), None, self.lower.new_zeros(0)), none)
+        return tightened(free, pace, workers=self.setting.workers)
+
+    def cut(self, column: int, pace: Pace) -> list[Box]:
+        """The box where one unstable neuron is off, and where it is on, each tightened; those that hold an input.
+
+        Later layers are bounded anew with a phase known before them, for all conjunctions: what splitting
+        phases at bounds that stay can't do.
+        """
+        none = self.setting.spec.owner.new_zeros(0)
+        whole = self.task(self.goals(none), none)
+        made = []
+        for side in range(2):
+            low, high = whole.low.clone(), whole.high.clone()
+            (high, low)[side][0, column] = 0.0
+            lifted = replace(self, held=(low, high), depth=self.depth + 1)._lifted(pace)
+            if lifted is not None:
+                made.append(replace(self, held=(lifted.low, lifted.high), tight=True, depth=self.depth + 1))
+        return made
+
     def tightened(self, pace: Pace) -> Box:
         """The box with every unstable neuron bounded by slopes of its own.
 
         What is found holds in the whole box, so it serves all conjunctions and every smaller box.
         """
-        none = self.setting.spec.owner.new_zeros(0)
-        m = self.setting.spec.y.shape[2]
-        free = self.task(Goals(self.lower.new_zeros((0, m)), None, self.lower.new_zeros(0)), none)
-        lifted = tightened(free, pace, workers=self.setting.workers)
+        assert self.held is None, "phases are chosen in boxes that are tight already"
+        lifted = self._lifted(pace)
         assert lifted is not None, "bounds that hold for every input of a box can't exclude each other"
         intervals = dict(self.careful.intervals)
         for i, source in enumerate(self.columns.sources):

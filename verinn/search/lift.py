@@ -31,7 +31,7 @@ def tightened(task: PhaseTask, pace: Pace, assistant: Assistant | None = None, w
     None: an interval became empty, so nothing violates. Without goals what is found holds for every input.
     """
     low, high = task.low, task.high
-    sharp = () if len(task.goals) else _sharp(task)
+    sharp = () if len(task.goals) or task.cut else _sharp(task)
     for layer in range(len(task.columns.names)):
         if task.expired():
             break
@@ -127,7 +127,7 @@ def _climbed(task: PhaseTask, layer: int, some: Tensor, low: Tensor, high: Tenso
     sign[len(some) :] = -1
     index = task.columns.index[layer][some].repeat(2)
     fixed, phase = _fixed(low, high)
-    if not len(task.goals):  # the box is all that there is: what is stable is so by its bounds
+    if not len(task.goals) and not task.cut:  # the box is all that there is: what is stable is so by its bounds
         fixed, phase = fixed[:, :0], phase[:, :0]
     splits, phase = fixed.expand(size, -1), phase.expand(size, -1)
     rows = Rows(low, high, splits, phase, task.allowed, task.columns.sources[layer], index, sign)

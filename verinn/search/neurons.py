@@ -62,6 +62,7 @@ class PhaseTask:
     width: int = 64
     pace: Pace = field(default_factory=lambda: Pace(8, beta=0.4, decay=0.93, hope=1.5))
     candidates: int = 5
+    cut: bool = False  # whether low and high hold only where some phases were chosen
     renewals: int = 0
     renewed_at: int = 0
     dull: int = 0  # renewals in a row that narrowed little

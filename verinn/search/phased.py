@@ -21,7 +21,7 @@ from verinn.ops.program import Program
 from verinn.result import Verdict
 from verinn.search.bab import Limits, Outcome, Tell, Try, search
 from verinn.search.box import Box, Open, Setting, numbers, relaxed
-from verinn.search.neurons import PhaseTask, branch
+from verinn.search.neurons import PhaseTask, branch, estimates, tried
 from verinn.search.spec import Spec
 
 #: up to so many free inputs a box may be halved
@@ -35,6 +35,12 @@ PAYS = 0.5
 SPENDS = 1.5
 #: first splits lift more than later ones: the levels that are told from them are too few by about this factor
 HOPE = 1.4
+#: a search expected to take so many domains won't end: the phases of early layers are chosen first
+HOPELESS = 2.0**24
+#: early layers have at most this part of the unstable neurons of the layer that has most
+EARLY = 0.5
+#: neurons of them that are tried by a bound
+TRIED = 8
 #: boxes halved more often are searched whatever the outlook: where bounds only touch, no halving makes it better
 TRUSTED = 4
 #: steps that each neuron's bound is climbed when a box is tightened
@@ -116,6 +122,7 @@ class _Case:
         purse = math.inf
         if _may_wait(box, left):  # the smaller a box, the more may be spent on it: at last a search is finished
             purse = max(4 * self.setting.width, SPENDS * box.columns.count) * 2.0**box.depth
+        wide = box.free_inputs > FEW_INPUTS and box.tight and bool(early(box).any())
         for number, one in enumerate(left):
             if self.limits.expired():
                 return [], Outcome(Verdict.TIMEOUT, reason="time is up")
@@ -123,6 +130,12 @@ class _Case:
             if math.isfinite(most) and box.depth < TRUSTED and outlook(one.task) > most:
                 undecided.append(one)
                 continue
+            if wide and outlook(one.task) > HOPELESS:
+                if box.depth:
+                    undecided.append(one)
+                    continue
+                # a search is a search for violations, too: it has its turn once
+                most = SPENDS * box.columns.count / len(left)
             outcome = search(one.task, replace(self.limits, domains=most), self.attempt, self.tell)
             self.domains += outcome.domains
             purse -= outcome.domains
@@ -145,6 +158,12 @@ class _Case:
             if halves is None or box.tight or _missing(halves) <= 2 * PAYS * _missing([(box, left)]):
                 return halves
         with torch.no_grad():
+            if box.tight:
+                made = [
+                    (part, part.left(numbers(left, self.setting.spec.owner)))
+                    for part in box.cut(pick(left, early(box)), PACE)
+                ]
+                return sorted([part for part in made if part[1]], key=lambda part: -_missing([part]))
             better = box.tightened(PACE)
             if self.limits.expired():
                 return None
@@ -197,6 +216,29 @@ def axis(box: Box) -> int:
         part = width[:, columns.part(layer)].sum(1)
         score = score + part / part.sum().clamp(min=torch.finfo(dtype).tiny)
     return int(free[score.argmax()])
+
+
+def early(box: Box) -> Tensor:
+    """bool (U,): columns of neurons in early layers whose phase is open."""
+    columns = box.columns
+    counts = [len(index) for index in columns.index]
+    task = box.task(box.goals(box.setting.spec.owner.new_zeros(0)), box.setting.spec.owner.new_zeros(0))
+    open_ = ((task.low < 0) & (task.high > 0))[0]
+    last = next((i for i, count in enumerate(counts) if count > EARLY * max(counts)), 0)
+    open_[columns.start[last] :] = False
+    return open_
+
+
+def pick(left: list[Open], among: Tensor) -> int:
+    """The column to cut a box at: of some promising ones, the one whose phases lift the least bound most."""
+    task = min(left, key=lambda one: one.bound).task
+    root = task.root()
+    primal = evaluate(task.frame, task.goals, root.rows(task.allowed), root.multipliers)
+    root = replace(root, worst=primal.value.double().clamp(max=0))
+    found = [score.masked_fill(~among, -torch.inf)[0] for score in estimates(root, primal)]
+    best = torch.cat([score.topk(min(TRIED, len(score))).indices for score in found]).unique()
+    best = best[among[best]]
+    return int(best[tried(task, root, best.unsqueeze(0))[0].argmax()])
 
 
 def outlook(task: PhaseTask) -> float:
