@@ -123,17 +123,16 @@ class _Case:
         if _may_wait(box, left):  # the smaller a box, the more may be spent on it: at last a search is finished
             purse = max(4 * self.setting.width, SPENDS * box.columns.count) * 2.0**box.depth
         wide = box.free_inputs > FEW_INPUTS and box.tight and bool(early(box).any())
+        if wide and box.held is not None:  # cutting goes on as long as that is cheaper
+            purse = SPENDS * box.columns.count
         for number, one in enumerate(left):
             if self.limits.expired():
                 return [], Outcome(Verdict.TIMEOUT, reason="time is up")
             most = purse / (len(left) - number)
-            if math.isfinite(most) and box.depth < TRUSTED and outlook(one.task) > most:
+            if math.isfinite(most) and (wide or box.depth < TRUSTED) and outlook(one.task) > most:
                 undecided.append(one)
                 continue
-            if wide and outlook(one.task) > HOPELESS:
-                if box.depth:
-                    undecided.append(one)
-                    continue
+            if wide and box.held is None and outlook(one.task) > HOPELESS:
                 # a search is a search for violations, too: it has its turn once
                 most = SPENDS * box.columns.count / len(left)
             outcome = search(one.task, replace(self.limits, domains=most), self.attempt, self.tell)
