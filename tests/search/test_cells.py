@@ -16,6 +16,7 @@ from verinn.ops.program import Program
 from verinn.options import Options
 from verinn.result import Verdict, Witness
 from verinn.search import cells as module
+from verinn.search import plan
 from verinn.search.bab import Limits, Outcome
 from verinn.search.cells import Cells, Sweep, search_cells
 from verinn.search.nonlinear import Effort
@@ -201,3 +202,18 @@ def test_corners_are_exact_and_only_what_is_read_is_free() -> None:
         if node.op == "scale"
     )
     assert middles == pytest.approx([0.1, float(np.float32(0.1))], abs=1e-16)
+
+
+def test_time_that_is_up_between_roundings_refutes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first corner is refuted, then the clock stops: the second has not been looked at."""
+    problem = build(picked(), parse_query(asked("(>= Y_0 0.501)"), "test"))  # type: ignore[arg-type]
+    options = Options(deadline=time.monotonic() + 60, attack=False)
+    real = plan.search_cells
+
+    def late(*given: object) -> Outcome | None:
+        found = real(*given)  # type: ignore[arg-type]
+        monkeypatch.setattr(plan._Run, "expired", lambda self: True)
+        return found
+
+    monkeypatch.setattr(plan, "search_cells", late)
+    assert solve(problem, options).verdict is Verdict.TIMEOUT
