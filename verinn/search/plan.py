@@ -41,6 +41,12 @@ PATIENCE = 60.0
 HANDED = 300_000
 #: part of an input's width, about float32's unit squared, below which it is not halved where somebody exact is asked
 NARROW = 2.0**-44
+#: multiplications and neurons of a network that linear programmes over phases are tried on
+SHORT, SHORT_NEURONS = 100_000, 1000
+#: seconds of the first turn of bounds there
+TURN = 20.0
+#: nonlinear operators of such networks
+PIECEWISE = frozenset({"relu", "leaky_relu", "prelu", "clip", "abs", "max_pool", "reduce_max"})
 #: engines that read the exact formula of a case
 EXACT = ("smt", "milp")
 #: operators whose elements count as neurons
@@ -311,7 +317,10 @@ class _Run:
         """One group of cases; what bounds leave undecided of a tiny network is asked of Z3."""
         if not bool((spec.lower.isfinite() & spec.upper.isfinite()).all()):
             return self._exactly(spec)
-        outcome = self._searched(spec, program, attacker, referee)
+        if self._short():
+            outcome = self._alternated(spec, program, attacker, referee)
+        else:
+            outcome = self._searched(spec, program, attacker, referee)
         if outcome.verdict is not Verdict.UNKNOWN or self.plan.engine in EXACT or not self._tiny():
             return outcome
         exactly = self._exactly(spec, PATIENCE if self.options.deadline is None else math.inf)
@@ -320,18 +329,47 @@ class _Run:
         reason = f"{outcome.reason}; Z3: {exactly.reason}" if exactly.reason else outcome.reason
         return replace(outcome, reason=reason)
 
+    def _alternated(self, spec: Spec, program: Program, attacker: Program, referee: Program) -> Outcome:
+        """A group of cases of a small network: bounds first, then linear programmes over phases, in longer and longer
+        turns. Where one of them is of no use at all the other often is done in seconds."""
+        turn, domains = min(TURN, self._left() / 4), 0
+        while True:
+            outcome = self._searched(spec, program, attacker, referee, time.monotonic() + turn)
+            domains += outcome.domains
+            if outcome.verdict in (Verdict.SAT, Verdict.UNSAT) or self.expired():
+                return replace(outcome, domains=domains)
+            programmes = self._exactly(spec, turn if outcome.verdict is Verdict.TIMEOUT else 4 * turn, "milp")
+            domains += programmes.domains
+            if programmes.verdict in (Verdict.SAT, Verdict.UNSAT):
+                return replace(programmes, domains=domains)
+            if self.expired() or outcome.verdict is Verdict.UNKNOWN:
+                return replace(outcome, domains=domains)
+            turn *= 4
+
+    def _over(self, until: float) -> bool:
+        return self.expired() or time.monotonic() >= until
+
+    def _short(self) -> bool:
+        """Whether a formula of the network is short enough for linear programmes over its phases."""
+        facts = self.facts
+        fit = facts.products <= SHORT and facts.neurons <= SHORT_NEURONS and facts.cases <= TINY
+        plain = all(node.op in PIECEWISE or node.op not in NONLINEAR for node in self.problem.graph.nodes)
+        return fit and plain and self.options.engine == "auto" and self.plan.device == "cpu"
+
     def _tiny(self) -> bool:
         """Whether Z3 has a chance, and the plan is free to ask it."""
         few = self.facts.neurons <= TINY and self.facts.products <= 64 * TINY and self.facts.cases <= TINY
         return few and self.options.engine == "auto"
 
-    def _searched(self, spec: Spec, program: Program, attacker: Program, referee: Program) -> Outcome:
-        """One group of cases, by the plan's engine."""
-        plan, attempt = self.plan, partial(self._confirm, spec)
+    def _searched(
+        self, spec: Spec, program: Program, attacker: Program, referee: Program, until: float = math.inf
+    ) -> Outcome:
+        """One group of cases, by the plan's engine, until a time of the monotonic clock."""
+        plan, attempt, expired = self.plan, partial(self._confirm, spec), partial(self._over, until)
         if plan.engine in EXACT:
             return self._exactly(spec)
         attack = partial(self._attack_domains, attacker, spec) if self.options.attack else None
-        limits = replace(self._limits(attack), exact=self._handover(spec))
+        limits = replace(self._limits(attack), expired=expired, exact=self._handover(spec, until))
         budget = self.options.memory // 8
         if plan.engine == "values":
             return search_general(program, referee, spec, limits, attempt, self._search_told, self._effort())
@@ -348,7 +386,7 @@ class _Run:
                 return outcome  # else what other nonlinearities leave open may fall to smaller boxes
         return search(task, limits, attempt, self._search_told)
 
-    def _handover(self, spec: Spec) -> Exact | None:
+    def _handover(self, spec: Spec, until: float) -> Exact | None:
         """Who is asked about domains that can't be split; nobody where a formula of fractions would be too long."""
         if self.facts.products > HANDED:
             return None
@@ -360,29 +398,26 @@ class _Run:
 
                 program = Program.prepare(self.problem.graph, torch.float64)
                 attempt, told, seed = partial(self._confirm, spec), self._search_told, self.options.seed
-                made.append(Handover(program, spec, self.problem.query, self.expired, self._left, attempt, told, seed))
+                over, left = partial(self._over, until), partial(self._left, until)
+                made.append(Handover(program, spec, self.problem.query, over, left, attempt, told, seed))
             return made[0](task, part)
 
         return handed
 
-    def _exactly(self, spec: Spec, patience: float = math.inf) -> Outcome:
-        """A group of cases, case by case, by Z3 or by integer programmes, within ``patience`` seconds."""
+    def _exactly(self, spec: Spec, patience: float = math.inf, engine: str = "") -> Outcome:
+        """A group of cases, case by case, by Z3 or by integer programmes, within ``patience`` seconds. ``engine``: the
+        plan's if none is given, and Z3 if that is no exact one."""
         from verinn.search import milp, smt
 
         program = Program.prepare(self.problem.graph, torch.float64)
         until = time.monotonic() + patience
 
-        def left() -> float:
-            return min(self._left(), until - time.monotonic())
-
-        def over() -> bool:
-            return self.expired() or left() <= 0
-
+        over, left = partial(self._over, until), partial(self._left, until)
         attempt, told, seed = partial(self._confirm, spec), self._search_told, self.options.seed
         domains, reasons = 0, []
         for number, case in enumerate(spec.cases):
             task = smt.Exactly(program, case, number, self.problem.query)
-            if self.plan.engine == "milp":
+            if (engine or self.plan.engine) == "milp":
                 outcome = milp.decide(task, milp.MilpLimits(over, left, seed), attempt, told)
             else:
                 outcome = smt.decide(task, smt.SmtLimits(over, left, seed=seed), attempt, told)
@@ -395,9 +430,10 @@ class _Run:
             return Outcome(Verdict.UNKNOWN, reason=reasons[0], domains=domains)
         return Outcome(Verdict.UNSAT, domains=domains)
 
-    def _left(self) -> float:
-        """Seconds until the deadline."""
-        return math.inf if self.options.deadline is None else self.options.deadline - time.monotonic()
+    def _left(self, until: float = math.inf) -> float:
+        """Seconds until the deadline, or until an earlier time of the monotonic clock."""
+        end = math.inf if self.options.deadline is None else self.options.deadline
+        return min(end, until) - time.monotonic()
 
     def _confirm(self, spec: Spec, point: Tensor, case: Tensor) -> Witness | None:
         """Round a point to float32 inside its case's witness box and replay it on the original model."""
