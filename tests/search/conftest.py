@@ -14,5 +14,5 @@ from verinn.search import plan  # noqa: E402
 
 @pytest.fixture(autouse=True)
 def bounds_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a search leaves undecided stays so: nobody asks Z3."""
+    """What a search leaves undecided stays so: nobody asks Z3 or linear programmes."""
     monkeypatch.setattr(plan, "TINY", 0)
