@@ -41,5 +41,5 @@ def test_what_bounds_leave_undecided(tmp_path: Path, monkeypatch: pytest.MonkeyP
         rows = [*brute.bounds([-1], [1]), brute.row("<=", level, (1, "Y_0"))]
         assert asked(tmp_path, rows)[0] is verdict
         assert asked(tmp_path, rows, "boxes") == (Verdict.UNKNOWN, "stuck")
-    monkeypatch.setattr(plan, "TINY", 1)
+    monkeypatch.setattr(plan, "TINY", 0)
     assert asked(tmp_path, rows) == (Verdict.UNKNOWN, "stuck")
