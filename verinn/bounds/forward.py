@@ -26,10 +26,10 @@ from verinn.ops.program import Program, Step
 
 #: with more inputs than this, columns are too many
 MOST_INPUTS = 32
-#: multiplications for the backward passes of one domain that are never too many
+#: multiplications for the backward passes of one domain that are so few that nothing need come before them
 CHEAP = 2e8
-#: how much more than forward bounds of all values the backward passes to one value may cost
-WORTH = 80.0
+#: multiplications for all backward passes to one value, about a minute of a core, that are too many
+DEAR = 1e12
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,19 +193,17 @@ def evaluation(program: Program) -> dict[str, int]:
 
 
 def too_dear(program: Program) -> dict[str, float] | None:
-    """How many backward passes to each value cost as much as forward bounds are worth; None: forward bounds are
-    of no use, there are many inputs, or backward passes are cheap anyway."""
+    """How many backward passes to each value are too many; None: forward bounds are of no use, there are many
+    inputs, or backward passes are cheap anyway."""
     n = sum(math.prod(value.shape) for value in program.graph.inputs)
     if n > MOST_INPUTS or not program.steps:
         return None
     work = evaluation(program)
-    whole = work[program.steps[-1].node.name]
     if 2 * max(work[step.node.name] * math.prod(step.node.shape) for step in program.steps) <= CHEAP:
         return None
-    room = max(CHEAP, WORTH * (2 * n + 3) * whole)
-    return {name: room / max(1, products) for name, products in work.items()}
+    return {name: DEAR / max(1, products) for name, products in work.items()}
 
 
 def passes(mask: Tensor) -> int:
     """Backward passes that a mask (D, *shape) of elements asks for, in a batch of domains."""
-    return 2 * int(flat(mask).any(0).sum())
+    return 2 * len(mask) * int(flat(mask).any(0).sum())

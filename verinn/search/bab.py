@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -39,6 +39,21 @@ class Outcome:
     domains: int = 0
     seconds: float = 0.0
     unfinished: bool = False
+
+
+def one_by_one(outcomes: Iterable[Outcome]) -> Outcome:
+    """The outcome of several parts, all of which must be refuted, decided as they are asked for: the first `sat` or
+    time-out is the last that is asked for; `unsat` only where every part was."""
+    domains, reasons = 0, []
+    for outcome in outcomes:
+        domains += outcome.domains
+        if outcome.verdict in (Verdict.SAT, Verdict.TIMEOUT):
+            return replace(outcome, domains=domains)
+        if outcome.verdict is not Verdict.UNSAT:
+            reasons.append(outcome.reason)
+    if reasons:
+        return Outcome(Verdict.UNKNOWN, reason=reasons[0], domains=domains)
+    return Outcome(Verdict.UNSAT, domains=domains)
 
 
 @dataclass(frozen=True)

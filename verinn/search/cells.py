@@ -31,7 +31,7 @@ from verinn.ops.program import Program, Step
 from verinn.ops.registry import OPS
 from verinn.ops.stairs import Stairs
 from verinn.result import Verdict, Witness
-from verinn.search.bab import Limits, Outcome, Tell, Try, search
+from verinn.search.bab import Limits, Outcome, Tell, Try, one_by_one, search
 from verinn.search.box import goals_of
 from verinn.search.candidates import kept
 from verinn.search.general import GeneralTask, landed, narrowed
@@ -87,28 +87,20 @@ def search_cells(
 
     `unsat` when intervals, or a search in what they leave of each cell, exclude a violation in every cell.
     """
-    domains, reasons = 0, []
-    for case in range(len(spec.cases)):
+
+    def decided(sweep: Sweep) -> Outcome:
         with torch.no_grad():
-            sweep = Sweep.start(referee, spec, case)
-            if sweep is None:
-                return None
             swept = sweep.run(limits, attempt, tell)
-        domains += swept.outcome.domains
-        if swept.outcome.verdict in (Verdict.SAT, Verdict.TIMEOUT):
-            return replace(swept.outcome, domains=domains)
-        if swept.outcome.verdict is Verdict.UNSAT:
-            continue
-        for task in sweep.tasks(program, swept.left, effort, limits.expired):
-            outcome = search(task, limits, attempt, tell)
-            domains += outcome.domains
-            if outcome.verdict in (Verdict.SAT, Verdict.TIMEOUT):
-                return replace(outcome, domains=domains)
-            if outcome.verdict is Verdict.UNKNOWN:
-                reasons.append(outcome.reason)
-    if reasons:
-        return Outcome(Verdict.UNKNOWN, reason=reasons[0], domains=domains)
-    return Outcome(Verdict.UNSAT, domains=domains)
+        if swept.outcome.verdict is not Verdict.UNKNOWN:
+            return swept.outcome
+        tasks = sweep.tasks(program, swept.left, effort, limits.expired)
+        outcome = one_by_one(search(task, limits, attempt, tell) for task in tasks)
+        return replace(outcome, domains=outcome.domains + swept.outcome.domains)
+
+    with torch.no_grad():
+        sweeps = [Sweep.start(referee, spec, case) for case in range(len(spec.cases))]
+    some = [sweep for sweep in sweeps if sweep is not None]
+    return one_by_one(map(decided, some)) if len(some) == len(sweeps) else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,7 +240,7 @@ class Sweep:
             if bool(mine.any()):
                 halves += self.halved(cells.select(mine), step, best.indices[mine] - passed)
             passed += width.shape[1]
-        return halves, cells.select(best.values <= 0)
+        return halves, cells.select(~(best.values > 0))
 
     def halved(self, cells: Cells, step: Step, index: Tensor) -> list[Cells]:
         """The cells below and above the middle jump of one element (``index`` (D,)) of a step function each."""

@@ -15,7 +15,7 @@ from verinn.bounds.optimise import Ask, Pace, Parameters, climb, evaluate, first
 from verinn.bounds.rounding import cast_down, cast_up
 from verinn.ops.program import Program
 from verinn.result import Verdict
-from verinn.search.bab import Limits, Outcome, Tell, Try, search
+from verinn.search.bab import Limits, Outcome, Tell, Try, one_by_one, search
 from verinn.search.box import goals_of, read_by
 from verinn.search.candidates import kept
 from verinn.search.general import GeneralTask, careful
@@ -39,24 +39,16 @@ def search_general(
     program: Program, referee: Program, spec: Spec, limits: Limits, attempt: Try, tell: Tell, effort: Effort
 ) -> Outcome:
     """Decide a group of cases by splitting intervals of values, and boxes where inputs are few."""
-    domains, reasons = 0, []
-    for case in range(len(spec.cases)):
+
+    def decided(case: int) -> Outcome:
         with torch.no_grad():
             task = rooted(program, referee, spec, case, limits.expired, effort)
         if limits.expired():
-            return Outcome(Verdict.TIMEOUT, reason="time is up", domains=domains)
-        domains += spec.conjunctions
-        if task is None:
-            continue
-        outcome = search(task, limits, attempt, tell)
-        domains += outcome.domains
-        if outcome.verdict in (Verdict.SAT, Verdict.TIMEOUT):
-            return replace(outcome, domains=domains)
-        if outcome.verdict is Verdict.UNKNOWN:
-            reasons.append(outcome.reason)
-    if reasons:
-        return Outcome(Verdict.UNKNOWN, reason=reasons[0], domains=domains)
-    return Outcome(Verdict.UNSAT, domains=domains)
+            return Outcome(Verdict.TIMEOUT, reason="time is up")
+        outcome = Outcome(Verdict.UNSAT) if task is None else search(task, limits, attempt, tell)
+        return replace(outcome, domains=outcome.domains + spec.conjunctions)
+
+    return one_by_one(decided(case) for case in range(len(spec.cases)))
 
 
 def rooted(

@@ -19,7 +19,7 @@ from verinn.bounds.domain import relax
 from verinn.bounds.rounding import cast_down, cast_up
 from verinn.ops.program import Program
 from verinn.result import Verdict
-from verinn.search.bab import Limits, Outcome, Tell, Try, search
+from verinn.search.bab import Limits, Outcome, Tell, Try, one_by_one, search
 from verinn.search.box import Box, Open, Setting, numbers, relaxed
 from verinn.search.neurons import PhaseTask, branch, estimates, tried
 from verinn.search.spec import Spec
@@ -59,18 +59,12 @@ def search_phases(
     workers: int = 1,
 ) -> Outcome:
     """Decide a group of cases by splitting ReLUs. The outcome is `unknown` where other nonlinearities stay loose."""
-    domains, reasons = 0, []
-    for case in range(len(spec.cases)):
+
+    def decided(case: int) -> Outcome:
         setting = Setting(program, referee, spec, case, width, budget, workers, limits.expired)
-        outcome = _Case(setting, limits, attempt, tell).decide()
-        domains += outcome.domains
-        if outcome.verdict in (Verdict.SAT, Verdict.TIMEOUT):
-            return replace(outcome, domains=domains)
-        if outcome.verdict is Verdict.UNKNOWN:
-            reasons.append(outcome.reason)
-    if reasons:
-        return Outcome(Verdict.UNKNOWN, reason=reasons[0], domains=domains)
-    return Outcome(Verdict.UNSAT, domains=domains)
+        return _Case(setting, limits, attempt, tell).decide()
+
+    return one_by_one(decided(case) for case in range(len(spec.cases)))
 
 
 Part = tuple[Box, list[Open]]

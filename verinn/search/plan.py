@@ -24,7 +24,7 @@ from verinn.ops.stairs import Stairs
 from verinn.options import Options
 from verinn.progress import Progress
 from verinn.result import Result, Verdict, Witness
-from verinn.search.bab import Exact, Limits, Outcome, search
+from verinn.search.bab import Exact, Limits, Outcome, one_by_one, search
 from verinn.search.cells import first_jumps, search_cells
 from verinn.search.explore import Task
 from verinn.search.nonlinear import Effort, search_general
@@ -414,21 +414,14 @@ class _Run:
 
         over, left = partial(self._over, until), partial(self._left, until)
         attempt, told, seed = partial(self._confirm, spec), self._search_told, self.options.seed
-        domains, reasons = 0, []
-        for number, case in enumerate(spec.cases):
-            task = smt.Exactly(program, case, number, self.problem.query)
+
+        def decided(number: int) -> Outcome:
+            task = smt.Exactly(program, spec.cases[number], number, self.problem.query)
             if (engine or self.plan.engine) == "milp":
-                outcome = milp.decide(task, milp.MilpLimits(over, left, seed), attempt, told)
-            else:
-                outcome = smt.decide(task, smt.SmtLimits(over, left, seed=seed), attempt, told)
-            domains += outcome.domains
-            if outcome.verdict in (Verdict.SAT, Verdict.TIMEOUT):
-                return replace(outcome, domains=domains)
-            if outcome.verdict is Verdict.UNKNOWN:
-                reasons.append(outcome.reason)
-        if reasons:
-            return Outcome(Verdict.UNKNOWN, reason=reasons[0], domains=domains)
-        return Outcome(Verdict.UNSAT, domains=domains)
+                return milp.decide(task, milp.MilpLimits(over, left, seed), attempt, told)
+            return smt.decide(task, smt.SmtLimits(over, left, seed=seed), attempt, told)
+
+        return one_by_one(decided(number) for number in range(len(spec.cases)))
 
     def _left(self, until: float = math.inf) -> float:
         """Seconds until the deadline, or until an earlier time of the monotonic clock."""

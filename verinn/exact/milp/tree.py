@@ -22,8 +22,8 @@ from verinn.exact.milp.system import Fork, System, Weighed, system_of
 
 #: t below which a programme leaves no hope of a proof, in units of rows
 _HOPELESS = -1e-7
-#: levels of the search: a formula that needs more is given up
-DEEP = 400
+#: levels of the search, each some calls deep: a formula that needs more is given up
+DEEP = 200
 #: seconds for one programme
 PATIENCE = 20.0
 
