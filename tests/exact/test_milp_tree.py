@@ -108,6 +108,19 @@ def test_time_and_counts_end_a_tree_undecided() -> None:
         assert answer.status is Status.UNKNOWN and "no more were allowed" in answer.reason
 
 
+def test_a_formula_that_needs_more_levels_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds of open choices that no programme says anything of: a reason, not a stack that is full."""
+    layers = [
+        Layer([[F(1 + i % 7) for i in range(300)], [F(-1 - i % 5) for i in range(300)]], [F(0)] * 300, "relu"),
+        Layer([[F(1), F(-1)]] * 300, [F(0)] * 2, "none"),
+    ]
+    case = case_of([(F(-1), F(1))] * 2, [[([F(1), F(0), F(-1)], False)]])
+    task = Exactly(Program.prepare(graph_of(layers, 2), torch.float64), case, 0)
+    monkeypatch.setattr(Programme, "solved", lambda *_: None)
+    answer = Tree(encoded_of(task).encoding, lambda x: False).check(Domain(), Pace(lambda: 60.0))
+    assert answer.status is Status.UNKNOWN and "choices were made" in answer.reason
+
+
 def system(seed: int) -> System:
     return system_of(encoded_of(drawn(seed)[3]).encoding)
 

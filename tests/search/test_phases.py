@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
@@ -11,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from phases_run import Patch, Use, check, decide, run, use
 from search_brute import (
     SHAPES,
     Layers,
@@ -27,13 +25,10 @@ from search_brute import (
     random_layers,
     row,
     truth,
-    write,
 )
 from torch import Tensor
 
-from verinn.api import verify
-from verinn.options import Options
-from verinn.result import Result, Verdict
+from verinn.result import Verdict
 from verinn.search import bab, phased, plan
 from verinn.search.bab import Outcome
 from verinn.search.explore import Explored
@@ -43,35 +38,9 @@ from verinn.search.store import Store
 
 torch.set_num_threads(1)
 
-Use = Callable[..., None]
-Patch = pytest.MonkeyPatch
+assert use  # in every test
 real_explore = PhaseTask.explore
 real_renewed = PhaseTask.renewed
-
-
-@pytest.fixture(autouse=True)
-def use(monkeypatch: Patch) -> Use:
-    """Phases in small batches and without a helper; call it to change more of every plan."""
-    made = plan.plan_of
-
-    def change(**fields: Any) -> None:
-        fields = {"engine": "phases", "dtype": "float32", "helper": False, "batch": 3, **fields}
-        monkeypatch.setattr(plan, "plan_of", lambda facts, options: replace(made(facts, options), **fields))
-
-    change()
-    return change
-
-
-def decide(
-    network: onnx.ModelProto, sizes: tuple[int, int], asserts: list[Row | Tree], path: Path, **more: Any
-) -> Result:
-    file = write(path / "p.vnnlib", *sizes, asserts)
-    options = Options(attack=False, deadline=time.monotonic() + more.get("seconds", 20.0), device="cpu")
-    return verify(network, file, options)
-
-
-def run(layers: Layers, asserts: list[Row | Tree], path: Path, **more: Any) -> Verdict:
-    return decide(model(layers), (layers[0][0].shape[0], layers[-1][0].shape[1]), asserts, path, **more).verdict
 
 
 def tasks_of(layers: Layers, asserts: list[Row | Tree], path: Path, monkeypatch: Patch) -> list[PhaseTask]:
@@ -336,13 +305,6 @@ def test_a_store_loses_no_phases() -> None:
 # --- verdicts ---
 
 
-def check(verdict: Verdict, layers: Layers, asserts: list[Row | Tree]) -> bool:
-    """Whether it was decided; a wrong verdict fails."""
-    if verdict in (Verdict.SAT, Verdict.UNSAT):
-        assert verdict.value == truth(layers, asserts)
-    return verdict in (Verdict.SAT, Verdict.UNSAT)
-
-
 @pytest.mark.parametrize("together", [False, True])
 @pytest.mark.parametrize("shape", ["conjunction", "disjunction", "cases", "region", "mixed"])
 def test_verdicts_are_true_however_often_it_renews(
@@ -583,122 +545,3 @@ def test_the_loop_loses_no_domain(batch: int, lives: int, monkeypatch: Patch) ->
         assert outcome.verdict is Verdict.UNSAT
         assert sorted(task.leaves) == list(range(1 << task.depth, 2 << task.depth))
         assert made and task.renewals
-
-
-def test_one_conjunction_refuted_is_not_all(tmp_path: Path) -> None:
-    """A case, or a conjunction, that holds a violation, wherever it stands among others that hold none."""
-    layers = random_layers(np.random.default_rng(8), (2, 6, 5, 2))
-    far = Tree("and", (row(">=", 10**4, (1, "Y_0")),))
-    rng = np.random.default_rng(9)
-    for _ in range(3):
-        x = rng.integers(-8, 9, (1, 2)) / 8
-        y = x
-        for k, (weight, bias) in enumerate(layers):
-            y = y @ weight + bias
-            y = np.maximum(y, 0) if k < len(layers) - 1 else y
-        near = Tree("and", (row(">=", float(y[0, 0]), (1, "Y_0")), row("<=", float(y[0, 1]), (1, "Y_1"))))
-        for place in range(3):
-            parts = [far] * 2
-            parts.insert(place, near)
-            box = bounds([-1.0, -1.0], [1.0, 1.0])
-            asserts: list[Row | Tree] = [*box, Tree("or", tuple(parts))]
-            assert run(layers, asserts, tmp_path) is not Verdict.UNSAT
-            cases = [Tree("and", (*box, *part.parts)) for part in parts]
-            assert run(layers, [Tree("or", tuple(cases))], tmp_path) is not Verdict.UNSAT
-
-
-def test_a_box_in_which_every_neuron_is_stable(tmp_path: Path) -> None:
-    """No neuron to split, and no bound at once: the goals' mix alone decides."""
-    layers: Layers = [(np.eye(2), np.full(2, 4.0)), (np.asarray([[1.0, -1.0], [-1.0, -1.0]]), np.zeros(2))]
-    box = bounds([-1.0, -1.0], [1.0, 1.0])
-    for level in (-10.0, -9.5, 0.0, 1.0, 2.0, 2.25):
-        asserts: list[Row | Tree] = [*box, row(">=", level, (1, "Y_0")), row(">=", -8.0, (1, "Y_1"))]
-        assert check(run(layers, asserts, tmp_path), layers, asserts)
-
-
-def test_fewer_open_neurons_than_levels(tmp_path: Path) -> None:
-    """One and two neurons, where many could be split at once."""
-    for neurons in (1, 2):
-        for seed in range(4):
-            rng = np.random.default_rng([seed, neurons])
-            layers = random_layers(rng, (2, neurons, 1))
-            asserts = random_asserts(rng, "one", layers, False)
-            check(run(layers, asserts, tmp_path), layers, asserts)
-
-
-@pytest.mark.parametrize("size", [1e-30, 1e-12, 1e9, 1e11])
-def test_numbers_of_any_size_prove_nothing_wrong(size: float, tmp_path: Path) -> None:
-    """Weights whose products overflow or vanish in float32; a violation at a corner."""
-    for seed in range(3):
-        rng = np.random.default_rng(seed)
-        layers = random_layers(rng, (2, 5, 4, 4, 1))
-        scaled = [(weight * size, bias * size ** (k + 1)) for k, (weight, bias) in enumerate(layers[:-1])]
-        scaled.append(layers[-1])
-        x = np.asarray([[1.0, -1.0]])
-        for k, (weight, bias) in enumerate(scaled):
-            x = x @ weight.astype(np.float32).astype(np.float64) + bias.astype(np.float32).astype(np.float64)
-            x = np.maximum(x, 0) if k < len(scaled) - 1 else x
-        level = float(x[0, 0]) - abs(float(x[0, 0])) / 1024
-        asserts: list[Row | Tree] = [*bounds([-1.0, -1.0], [1.0, 1.0]), row(">=", level, (1, "Y_0"))]
-        assert run(scaled, asserts, tmp_path, seconds=1.0) is not Verdict.UNSAT
-
-
-# --- other nonlinearities: their lines stay as they are, so much is left open, and nothing is wrong ---
-
-
-def mixed_model(rng: np.random.Generator, kind: str) -> tuple[onnx.ModelProto, Callable[[np.ndarray], np.ndarray]]:
-    """Gemm, ReLU, another function, Gemm; and the same in float64."""
-    one, two, three = random_layers(rng, (2, 4, 4, 1))
-    names = [("w", one), ("v", two), ("u", three)]
-    weights = [
-        numpy_helper.from_array(p.astype(np.float32), f"{n}{i}") for n, pair in names for i, p in enumerate(pair)
-    ]
-    nodes = [
-        helper.make_node("Gemm", ["x", "w0", "w1"], ["z"]),
-        helper.make_node("Relu", ["z"], ["h"]),
-        helper.make_node("Gemm", ["h", "v0", "v1"], ["s"]),
-    ]
-    if kind == "MaxPool":
-        weights.append(numpy_helper.from_array(np.asarray([1, 1, 4]), "image"))
-        weights.append(numpy_helper.from_array(np.asarray([1, 4]), "row"))
-        nodes += [
-            helper.make_node("Reshape", ["s", "image"], ["i"]),
-            helper.make_node("MaxPool", ["i"], ["m"], kernel_shape=[2], strides=[1], pads=[0, 1]),
-            helper.make_node("Reshape", ["m", "row"], ["t"]),
-        ]
-    else:
-        nodes.append(helper.make_node(kind, ["s"], ["t"]))
-    nodes.append(helper.make_node("Gemm", ["t", "u0", "u1"], ["y"]))
-    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, k]) for n, k in (("x", 2), ("y", 1))]
-    graph = helper.make_graph(nodes, "mixed", ends[:1], ends[1:], weights)
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-
-    def function(x: np.ndarray) -> np.ndarray:
-        s = np.maximum(x @ one[0] + one[1], 0) @ two[0] + two[1]
-        if kind == "MaxPool":
-            t = np.maximum(s, np.concatenate([s[:, 1:], s[:, -1:]], 1))
-        else:
-            t = {"LeakyRelu": np.where(s > 0, s, 0.01 * s), "Sigmoid": 1 / (1 + np.exp(-s))}[kind]
-        return t @ three[0] + three[1]
-
-    return made, function
-
-
-@pytest.mark.parametrize("kind", ["MaxPool", "LeakyRelu", "Sigmoid"])
-def test_other_functions_between_relus(kind: str, tmp_path: Path) -> None:
-    proved = 0
-    for seed in range(4):
-        rng = np.random.default_rng(seed)
-        network, function = mixed_model(rng, kind)
-        x = rng.integers(-256, 257, (20000, 2)) / 256
-        most, least = (float(end(function(x))) for end in (np.max, np.min))
-        for level in (most - 1e-3, most + 0.02 * (most - least), most + (most - least), most + 10 * (most - least) + 1):
-            asserts: list[Row | Tree] = [
-                *bounds([-1.0] * 2, [1.0] * 2),
-                row(">=", round(level * 1024) / 1024, (1, "Y_0")),
-            ]
-            verdict = decide(network, (2, 1), asserts, tmp_path, seconds=0.5).verdict
-            if level < most:
-                assert verdict is not Verdict.UNSAT, (seed, level)
-            proved += verdict is Verdict.UNSAT
-    assert proved > 3

@@ -214,8 +214,8 @@ class Tree:
         return Clause(one.bounds | two.bounds, one.phases | two.phases)
 
     def _last(self, node: _Node) -> Clause | None:
-        """Nothing is left to choose."""
-        if self._settled is None or node.lower is not None:
+        """Nothing is left to choose. Somebody exact is asked about all whole numbers of the phases at once."""
+        if self._settled is None:
             self._why = self._why or "multipliers in floating point leave a leaf open"
             return None
         self.counts.settled += 1
