@@ -60,7 +60,8 @@ def one_by_one(outcomes: Iterable[Outcome]) -> Outcome:
 class Limits:
     """``batch``: domains at once. ``helper``: whether a second process may be started when it pays, once
     ``crowd`` domains wait. ``expired`` says when time is up. ``attack`` is called on open domains now and then.
-    ``exact``: decides domains that can't be split any more, when nothing else is left.
+    ``exact``: decides domains that can't be split any more, when nothing else is left. ``aside``: asked in between
+    whether all that the search is a part of is `sat` or `unsat` by other means; what is open waits for that.
     ``store``: bytes that open domains may take. ``domains``: to explore at most. ``device_store``:
     bytes that they may take on a GPU before the oldest are moved to the host's memory.
     """
@@ -74,6 +75,7 @@ class Limits:
     domains: float = math.inf
     device_store: float = math.inf
     exact: Exact | None = None
+    aside: Callable[[], Outcome | None] | None = None
 
 
 def room() -> int:
@@ -124,6 +126,9 @@ class _Search:
             while len(self.store) or self.running:
                 if self.limits.expired():
                     return self._outcome(Verdict.TIMEOUT, reason="time is up")
+                decided = self.limits.aside() if self.limits.aside is not None else None
+                if decided is not None:
+                    return self._outcome(decided.verdict, witness=decided.witness)
                 if self._worth_a_helper():
                     torch.set_num_threads(1)  # two processes, a core each
                     self.helper = Helper(self.task)

@@ -178,6 +178,30 @@ def solve(problem: Problem, options: Options, progress: Callable[[Progress], Non
     return run.decide()
 
 
+@dataclass(eq=False)
+class Turns:
+    """Somebody else's turns in a search, each a quarter of the search's own before it, which grow: little is lost
+    where they are of no use, and what somebody else decides in seconds is decided."""
+
+    decide: Callable[[float], Outcome]  # within so many seconds
+    turn: float
+    due: float = 0.0
+    found: Outcome | None = None
+
+    def __post_init__(self) -> None:
+        self.due = time.monotonic() + self.turn
+
+    def __call__(self) -> Outcome | None:
+        """The outcome on everything, once it is known."""
+        if self.found is None and time.monotonic() >= self.due:
+            outcome = self.decide(self.turn / 4)
+            if outcome.verdict in (Verdict.SAT, Verdict.UNSAT):
+                self.found = outcome
+            self.turn *= 4
+            self.due = time.monotonic() + self.turn
+        return self.found
+
+
 class _Run:
     """One run: the clock, what to tell, and the witness box of each case."""
 
@@ -317,37 +341,19 @@ class _Run:
         """One group of cases; what bounds leave undecided of a tiny network is asked of Z3."""
         if not bool((spec.lower.isfinite() & spec.upper.isfinite()).all()):
             return self._exactly(spec)
-        if self._short():
-            outcome = self._alternated(spec, program, attacker, referee)
-        else:
-            outcome = self._searched(spec, program, attacker, referee)
-        if outcome.verdict is not Verdict.UNKNOWN or self.plan.engine in EXACT or not self._tiny():
+        turns = (
+            Turns(partial(self._exactly, spec, engine="milp"), min(TURN, self._left() / 4)) if self._short() else None
+        )
+        outcome = self._searched(spec, program, attacker, referee, turns)
+        if outcome.verdict is not Verdict.UNKNOWN or self.plan.engine in EXACT or not (self._tiny() or turns):
             return outcome
-        exactly = self._exactly(spec, PATIENCE if self.options.deadline is None else math.inf)
+        patience = PATIENCE if self.options.deadline is None else math.inf
+        exactly = self._exactly(spec, patience, "smt" if self._tiny() else "milp")
         if exactly.verdict in (Verdict.SAT, Verdict.UNSAT):
             return replace(exactly, domains=outcome.domains + exactly.domains)
-        reason = f"{outcome.reason}; Z3: {exactly.reason}" if exactly.reason else outcome.reason
+        name = "Z3" if self._tiny() else "linear programmes"
+        reason = f"{outcome.reason}; {name}: {exactly.reason}" if exactly.reason else outcome.reason
         return replace(outcome, reason=reason)
-
-    def _alternated(self, spec: Spec, program: Program, attacker: Program, referee: Program) -> Outcome:
-        """A group of cases of a small network: bounds first, then linear programmes over phases, in longer and longer
-        turns. Where one of them is of no use at all the other often is done in seconds."""
-        turn, domains = min(TURN, self._left() / 4), 0
-        while True:
-            outcome = self._searched(spec, program, attacker, referee, time.monotonic() + turn)
-            domains += outcome.domains
-            if outcome.verdict in (Verdict.SAT, Verdict.UNSAT) or self.expired():
-                return replace(outcome, domains=domains)
-            programmes = self._exactly(spec, turn if outcome.verdict is Verdict.TIMEOUT else 4 * turn, "milp")
-            domains += programmes.domains
-            if programmes.verdict in (Verdict.SAT, Verdict.UNSAT):
-                return replace(programmes, domains=domains)
-            if self.expired() or outcome.verdict is Verdict.UNKNOWN:
-                return replace(outcome, domains=domains)
-            turn *= 4
-
-    def _over(self, until: float) -> bool:
-        return self.expired() or time.monotonic() >= until
 
     def _short(self) -> bool:
         """Whether a formula of the network is short enough for linear programmes over its phases."""
@@ -362,14 +368,14 @@ class _Run:
         return few and self.options.engine == "auto"
 
     def _searched(
-        self, spec: Spec, program: Program, attacker: Program, referee: Program, until: float = math.inf
+        self, spec: Spec, program: Program, attacker: Program, referee: Program, turns: Turns | None
     ) -> Outcome:
-        """One group of cases, by the plan's engine, until a time of the monotonic clock."""
-        plan, attempt, expired = self.plan, partial(self._confirm, spec), partial(self._over, until)
+        """One group of cases, by the plan's engine, and by others in their ``turns``."""
+        plan, attempt = self.plan, partial(self._confirm, spec)
         if plan.engine in EXACT:
             return self._exactly(spec)
         attack = partial(self._attack_domains, attacker, spec) if self.options.attack else None
-        limits = replace(self._limits(attack), expired=expired, exact=self._handover(spec, until))
+        limits = replace(self._limits(attack), exact=self._handover(spec), aside=turns)
         budget = self.options.memory // 8
         if plan.engine == "values":
             return search_general(program, referee, spec, limits, attempt, self._search_told, self._effort())
@@ -386,7 +392,7 @@ class _Run:
                 return outcome  # else what other nonlinearities leave open may fall to smaller boxes
         return search(task, limits, attempt, self._search_told)
 
-    def _handover(self, spec: Spec, until: float) -> Exact | None:
+    def _handover(self, spec: Spec) -> Exact | None:
         """Who is asked about domains that can't be split; nobody where a formula of fractions would be too long."""
         if self.facts.products > HANDED:
             return None
@@ -398,8 +404,8 @@ class _Run:
 
                 program = Program.prepare(self.problem.graph, torch.float64)
                 attempt, told, seed = partial(self._confirm, spec), self._search_told, self.options.seed
-                over, left = partial(self._over, until), partial(self._left, until)
-                made.append(Handover(program, spec, self.problem.query, over, left, attempt, told, seed))
+                query, over, left = self.problem.query, self.expired, self._left
+                made.append(Handover(program, spec, query, over, left, attempt, told, seed))
             return made[0](task, part)
 
         return handed
@@ -412,7 +418,11 @@ class _Run:
         program = Program.prepare(self.problem.graph, torch.float64)
         until = time.monotonic() + patience
 
-        over, left = partial(self._over, until), partial(self._left, until)
+        left = partial(self._left, until)
+
+        def over() -> bool:
+            return self.expired() or left() <= 0
+
         attempt, told, seed = partial(self._confirm, spec), self._search_told, self.options.seed
 
         def decided(number: int) -> Outcome:
