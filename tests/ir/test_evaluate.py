@@ -97,3 +97,14 @@ def test_wrong_values() -> None:
         holds(two("(<= Y 0.0)"), {"X": np.zeros(2)})
     with pytest.raises(ValueError, match="X has 2 elements, not 3"):
         holds(two("(<= Y 0.0)"), {"X": np.zeros(3), "Y": np.zeros(())})
+
+
+def test_rational_numbers_are_taken_exactly() -> None:
+    from fractions import Fraction
+
+    near = np.array([Fraction(7, 10) - Fraction(1, 10**30)], dtype=object)  # float64 holds neither
+    point = {"X": np.zeros(2, np.float32), "Y": near}
+    assert holds(one("(< Y_0 0.7)"), point)
+    assert not holds(one("(>= Y_0 0.7)"), point)
+    assert not holds(one("(>= (* 10.0 Y_0) 7.0)"), point)
+    assert holds(one("(<= Y_0 0.7)", fast=False), point)

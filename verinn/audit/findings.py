@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from verinn.audit.instance import Instance, Relation, Suite, Truth
 from verinn.audit.runner import REFUSED, Claim
-from verinn.audit.witness import FALSE, VALID
+from verinn.audit.witness import FALSE, ROUNDED, VALID
 
 UNSOUND = "unsound"  # `unsat`, though a counterexample exists
 FALSE_SAT = "false sat"  # `sat`, though provably no counterexample exists
 FALSE_WITNESS = "false witness"  # `sat`, rightly or not known, but what is shown is no counterexample
-REFUTED = "truth refuted"  # a replayed counterexample where the suite says that none exists
+REFUTED = "truth refuted"  # a counterexample in exact arithmetic where the suite says that none exists
 ROUNDING = "rounding decides"  # exact arithmetic and ONNX Runtime disagree: neither answer counts as wrong
 NO_WITNESS = "no witness"  # `sat`, rightly or not known, and no counterexample that can be judged
 SOLVED = "solved"  # right, and a `sat` with a counterexample that stands the replay
@@ -71,6 +71,8 @@ def classify(claim: Claim, truth: Truth | None) -> str:
             return ROUNDING if disputed else UNSOUND
         return SOLVED if label == "unsat" else OPEN
     if label == "unsat":
+        if claim.witness == ROUNDED:
+            return ROUNDING
         if claim.witness == VALID:
             return ROUNDING if disputed else REFUTED
         return FALSE_SAT

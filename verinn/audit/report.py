@@ -33,7 +33,7 @@ MEANINGS = {
     "unsound": "`unsat`, though a counterexample exists",
     "false sat": "`sat`, though provably no counterexample exists",
     "false witness": "`sat` with a counterexample that is none: outside the input set, not violating, or not readable",
-    "truth refuted": "a replayed counterexample where the suite says that none exists: the suite is wrong",
+    "truth refuted": "a counterexample, exactly, too, where the suite says that none exists: the suite is wrong",
     "rounding decides": "exact arithmetic and a float32 execution disagree here; neither answer counts as wrong",
     "no witness": "`sat`, not contradicted, but without a counterexample that could be judged",
     "solved": "right; a `sat` came with a counterexample that stands the replay",

@@ -6,13 +6,14 @@ import re
 import shutil
 import tempfile
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from verinn.audit.instance import Instance, Suite
 from verinn.audit.parallel import in_parallel
 from verinn.audit.process import Running
+from verinn.audit.rounded import settled
 from verinn.audit.tools import Tool
 from verinn.audit.trial import Trial, attempt
 from verinn.errors import InputError
@@ -106,6 +107,7 @@ def _claim(
     if answers is not None and trial.verdict == "sat":
         answers.mkdir(parents=True, exist_ok=True)
         (answers / f"{instance.id}.txt").write_text(trial.text, encoding="utf-8")
+    trial = replace(trial, judgement=settled(suite, instance, trial.judgement))
     return claim_of(instance, tool, limits, trial)
 
 

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 VALID = "valid"  # inside the input set and violating, without any tolerance
+ROUNDED = "rounded"  # valid in ONNX Runtime, while the exact function does not violate there
 OUTSIDE = "outside"  # not in the property's input set
 UNVIOLATED = "not violating"  # in the input set, but the assertions on the outputs don't hold
 MISSING = "missing"  # the answer shows no counterexample
 MALFORMED = "malformed"  # the answer shows something that can't be read as one
 FAILED = "failed"  # the replay itself failed: nothing is known of the counterexample
-CLASSES = (VALID, OUTSIDE, UNVIOLATED, MISSING, MALFORMED, FAILED)
+CLASSES = (VALID, ROUNDED, OUTSIDE, UNVIOLATED, MISSING, MALFORMED, FAILED)
 FALSE = (OUTSIDE, UNVIOLATED, MALFORMED)
 
 _LIMIT = 300.0  # seconds that a replay may take

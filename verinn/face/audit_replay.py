@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ from verinn.audit import evidence
 from verinn.audit.findings import ALARMS, classify
 from verinn.audit.instance import Instance, Suite, Truth, load_suite
 from verinn.audit.report import MEANINGS
+from verinn.audit.rounded import settled
 from verinn.audit.runner import Claim, claim_of, run_one
 from verinn.audit.trial import environment
-from verinn.audit.witness import VALID, Judgement, ask
+from verinn.audit.witness import ROUNDED, VALID, Judgement, ask
 from verinn.errors import InputError
 from verinn.face.audit_run import add_limits, limits_of
 from verinn.face.audit_tool import add_tool, tool_of
@@ -50,6 +52,7 @@ def run(args: argparse.Namespace, _: bool) -> int:
         return 0
     tool, limits = tool_of(args, None), limits_of(args)
     trial = run_one(suite, instance, tool, limits, environment(args.threads, args.device == "cpu"))
+    trial = replace(trial, judgement=settled(suite, instance, trial.judgement))
     claim = claim_of(instance, tool, limits, trial)
     print(f"{'tool':24} {tool.name} {tool.version}".rstrip())
     return _told(claim, truth, trial.judgement)
@@ -114,12 +117,13 @@ def _judged(suite: Suite, instance: Instance, truth: Truth | None, answer: str) 
         raise InputError(f"can't be read ({error.strerror})", file=answer) from None
     words = text.split(None, 1) or [""]
     verdict = words[0].lower()
-    judgement = None
+    judgement: Judgement | None = None
     if verdict == "sat":
         models = _models(suite, instance)
         argument = models if isinstance(models, str) else repr(list(models.items()))
         with tempfile.TemporaryDirectory() as folder:
             judgement = ask(argument, str(suite.folder / instance.vnnlib), text, Path(folder))
+            judgement = settled(suite, instance, judgement)
     kind, detail = (judgement.kind, judgement.detail) if judgement else ("", "")
     claim = Claim(instance.id, "", "", 0.0, verdict, 0.0, 0.0, 0.0, kind, detail)
     return _told(claim, truth, judgement)
@@ -131,7 +135,7 @@ def _told(claim: Claim, truth: Truth | None, judgement: Judgement | None) -> int
     print(f"{'claim':24} {'; '.join(told)}")
     if judgement is not None:
         print(f"{'its counterexample':24} {judgement.kind}")
-        if judgement.values is not None and judgement.kind != VALID:
+        if judgement.values is not None and judgement.kind not in (VALID, ROUNDED):
             for name, values in judgement.values.items():
                 print(f"{f'{name} as replayed':24} {_row(list(values))}")
     kind = classify(claim, truth)

@@ -16,8 +16,8 @@ def holds(query: Query, values: Mapping[str, np.ndarray], assuming: Collection[K
     """Whether the formula of ``query`` is true when each declared variable has the value given.
 
     ``values`` maps every variable's name to an array with as many elements as the variable (row-major);
-    the numbers are taken exactly as they are. Arithmetic is rational, so strictness and equality are
-    exact. Only bounds on a single input of type real or float32 (`<= X c` with coefficient 1 or -1)
+    the numbers, which may be Fractions, are taken exactly as they are. Arithmetic is rational, so strictness and
+    equality are exact. Only bounds on a single input of type real or float32 (`<= X c` with coefficient 1 or -1)
     are read as the competition's scorer reads them, comparing in float32: `<=`, `>=` and `==` hold when
     they hold exactly or against the float32 nearest c; `<`, `>` and `!=` must hold both ways.
 
@@ -36,14 +36,14 @@ class _Point:
         self.assumed = np.zeros(sum(variable.size for variable in query.variables), bool)
         arrays: list[np.ndarray] = []
         single: list[np.ndarray] = []
-        self.large: dict[int, int] = {}  # integers that float64 does not hold
+        self.large: dict[int, Fraction] = {}  # numbers that float64 does not hold
         for variable in query.variables:
             array = np.asarray(values[variable.name]).reshape(-1)
             if array.size != variable.size:
                 raise ValueError(f"{variable.name} has {variable.size} elements, not {array.size}")
-            if array.dtype.kind in "iu":
-                for k in np.flatnonzero(np.abs(array.astype(np.float64)) >= 2.0**53):
-                    self.large[variable.start + int(k)] = int(array[k])
+            if array.dtype.kind in "iuO":
+                for k in _unheld(array):
+                    self.large[variable.start + int(k)] = Fraction(array.item(int(k)))
             arrays.append(array.astype(np.float64))
             self.assumed[variable.start : variable.start + variable.size] = variable.kind in assuming
             rounded = variable.kind is Kind.INPUT and variable.dtype in _ROUNDED
@@ -54,8 +54,15 @@ class _Point:
 
     def exact(self, scalar: int) -> Fraction:
         if scalar in self.large:
-            return Fraction(self.large[scalar])
+            return self.large[scalar]
         return Fraction(float(self.values[scalar]))
+
+
+def _unheld(array: np.ndarray) -> np.ndarray:
+    """The places of integers, or of rational numbers, that float64 does not hold."""
+    if array.dtype.kind == "O":
+        return np.flatnonzero([Fraction(float(number)) != number for number in array])
+    return np.flatnonzero(np.abs(array.astype(np.float64)) >= 2.0**53)
 
 
 def _evaluate(formula: Formula, point: _Point) -> bool:

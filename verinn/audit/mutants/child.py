@@ -1,9 +1,9 @@
 """A verinn with a fault, on many instances: ``python -m verinn.audit.mutants.child``.
 
 A job as JSON comes on stdin: ``mutant`` (a name, or empty for the healthy verinn), ``blind``, ``unguarded``,
-``helper``, ``timeout`` (seconds an instance), and ``instances``: lists of id, model and property. For each
-a line of JSON goes to stdout: id, verdict, reason, seconds, text of the answer, and how often the faulty code
-has run so far.
+``helper``, ``engine``, ``guided``, ``timeout`` (seconds an instance), and ``instances``: lists of id, model and
+property. For each a line of JSON goes to stdout: id, verdict, reason, seconds, text of the answer, and how often the
+faulty code has run so far.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def main() -> None:
             blind(switches)
         if job["unguarded"]:
             unguarded(switches)
-        alone(switches)
+        if not job["guided"]:
+            alone(switches)
         for name, model, prop in job["instances"]:
             record = _answer(model, prop, job)
             told.write(json.dumps({"id": name, "calls": fault.calls, **record}) + "\n")
@@ -73,7 +74,9 @@ def _answer(model: str, prop: str, job: dict[str, Any]) -> dict[str, Any]:
 
     began = time.monotonic()
     attack, threads = not job["blind"], 2 if job["helper"] else 1
-    options = Options(deadline=began + job["timeout"], device="cpu", attack=attack, threads=threads)
+    options = Options(
+        deadline=began + job["timeout"], device="cpu", attack=attack, threads=threads, engine=job["engine"]
+    )
     verdict, reason, text = "error", "", ""
     try:
         query = read_query(prop)

@@ -19,6 +19,7 @@ from typing import Any
 from verinn.audit.findings import ALARMS, CLASSES, classify, contradictions
 from verinn.audit.instance import Instance, Suite
 from verinn.audit.mutants.mutant import Mutant
+from verinn.audit.rounded import settled
 from verinn.audit.runner import REFUSED, Claim
 from verinn.audit.verdict import VERDICTS
 from verinn.audit.witness import Judgement, ask
@@ -117,7 +118,8 @@ def _claim(suite: Suite, mutant: Mutant, record: dict[str, Any]) -> Claim:
     if record["verdict"] == "sat":
         instance = next(one for one in suite.instances if one.id == record["id"])
         with tempfile.TemporaryDirectory() as folder:
-            judgement = ask(_model(suite, instance), str(suite.folder / instance.vnnlib), record["text"], Path(folder))
+            seen = ask(_model(suite, instance), str(suite.folder / instance.vnnlib), record["text"], Path(folder))
+        judgement = settled(suite, instance, seen) or seen
     verdict = record["verdict"] if record["verdict"] in VERDICTS else REFUSED
     return Claim(
         record["id"], mutant.name, "", 0.0, verdict, record["seconds"], 0.0, 0.0, judgement.kind, judgement.detail,
@@ -165,6 +167,8 @@ def _one_child(
         "blind": mutant.blind,
         "unguarded": mutant.unguarded,
         "helper": mutant.helper,
+        "engine": mutant.engine,
+        "guided": mutant.guided,
         "timeout": bounds.timeout,
         "instances": [[one.id, _model(suite, one), str((suite.folder / one.vnnlib).resolve())] for one in instances],
     }

@@ -18,7 +18,9 @@ class Mutant:
     wrong `unsat` rather than being covered by a quick attack. ``unguarded``: the comparison with ONNX Runtime
     at load is off, which would refuse the model before the fault can show. ``helper``: the search may start its
     second process. ``where``: words of families, operators or shapes on which it is tried first; those joined by a
-    plus must all be there. ``wide`` are those of more than 32 inputs.
+    plus must all be there. ``wide`` are those of more than 32 inputs. ``engine``: the one that is to decide.
+    ``guided``: exact solvers are asked about what bounds leave open; without, bounds decide alone, whose faults
+    exact solvers would cover.
     """
 
     name: str
@@ -29,6 +31,8 @@ class Mutant:
     unguarded: bool = False
     helper: bool = False
     where: tuple[str, ...] = ()
+    engine: str = "auto"
+    guided: bool = False
 
     def rank(self, instance: Instance) -> tuple[int, bool, int, int]:
         """Where the instance stands in the order in which they are tried: apt ones first, small ones first."""
