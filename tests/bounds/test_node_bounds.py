@@ -266,3 +266,22 @@ def test_a_softmax_adds_up_to_one(dtype: torch.dtype) -> None:
     x = torch.rand((4000, 2, 3), dtype=torch.float64) * 3 - 1
     y = x.softmax(-1).flatten(1) @ torch.from_numpy(rows).T
     assert bool((found.lower <= y + 1e-12).all() and (y <= found.upper + 1e-12).all())
+
+
+def test_values_without_axes_are_bounded() -> None:
+    """As in models that are quantised as they run, whose scales are numbers."""
+    nodes = (
+        node("m", "reduce_max", "x", (1, 1), {"axes": (1,)}),
+        node("n", "reshape", "m", ()),
+        node("r", "relu", "n", ()),
+        node("e", "expand", "r", (1, 3)),
+        node("y", "mul", "e x", (1, 3)),
+    )
+    graph = Graph((Input("x", (1, 3)),), nodes, (Output("out", "y"),))
+    centre = torch.tensor([[0.2, -0.1, 0.1]], dtype=torch.float64)
+    for method in ("ibp", "crown", "alpha-crown"):
+        found = verinn.bounds(graph, Box(centre - 0.3, centre + 0.3), method=method)
+        share = torch.rand((200, 3), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        for x in centre - 0.3 + 0.6 * share:
+            y = x.max().clamp(min=0) * x
+            assert bool((found.lower <= y).all() and (y <= found.upper).all())

@@ -298,3 +298,13 @@ def test_average_with_ceil_mode(size: int, pads: list[int], include: int) -> Non
     """The window that ceil_mode adds counts stated padding, if asked to, and never its own overhang."""
     attrs = {"kernel_shape": [3], "strides": [2], "ceil_mode": 1, "count_include_pad": include, "pads": pads}
     checked(build([n("AveragePool", "x", "y", **attrs)], inputs={"x": [1, 1, size]}, opset=19))
+
+
+def test_the_maximum_of_quantised_values() -> None:
+    nodes = [
+        n("QuantizeLinear", "x s z", "q"),
+        n("MaxPool", "q", "p", kernel_shape=[2], pads=[1, 0]),
+        n("DequantizeLinear", "p s z", "y"),
+    ]
+    weights = {"s": np.float32(0.25), "z": np.uint8(3)}
+    checked(build(nodes, weights, inputs={"x": [1, 1, 6]}, opset=13))

@@ -21,6 +21,7 @@ from verinn.bounds.interval import Interval, propagate
 from verinn.bounds.optimise import guessed, slotted
 from verinn.bounds.perturbation import DOUBLE, Perturbation, settled
 from verinn.bounds.rounding import cast_down, cast_up, exact_kernels, gamma
+from verinn.bounds.rows import flat
 from verinn.errors import InputError
 from verinn.ir.graph import Const, Graph, Node, Output
 from verinn.ops.program import Program
@@ -162,8 +163,8 @@ class Region:
 
     def least(self, form: LinearForm, boxes: Mapping[str, Interval]) -> Tensor:
         """Least values (D, R) of linear forms over the sets, rounded down."""
-        flat = [torch.cat([boxes[name][side].flatten(1) for name in self.names], 1) for side in (0, 1)]
-        form = form.exact(flat[0], flat[1])
+        ends = [torch.cat([flat(boxes[name][side]) for name in self.names], 1) for side in (0, 1)]
+        form = form.exact(ends[0], ends[1])
         total, size = form.c, form.c.abs()
         for shape, one, a in zip(self.shapes, self.sets, self.parts(form.a), strict=True):
             if bool((a != 0).any()):
@@ -187,7 +188,7 @@ def _relaxed(program: Program, region: Region, refine: bool) -> Relaxation:
         low, high = low.expand(region.size, *low.shape[1:]), high.expand(region.size, *high.shape[1:])
         relaxation.intervals[name] = low, high
         if name in wanted:
-            index = loose(relaxation, name, wanted[name]).flatten(1).any(0).nonzero().squeeze(1)
+            index = flat(loose(relaxation, name, wanted[name])).any(0).nonzero().squeeze(1)
             if len(index):
                 found = _both(relaxation, region, name, index, None, False)
                 relaxation.intervals[name] = _tightened(low, high, index, found)
@@ -207,7 +208,7 @@ class _Found:
 def _tightened(low: Tensor, high: Tensor, index: Tensor, found: _Found) -> Interval:
     """An interval met with bounds of the elements ``index`` (R,)."""
     where = index.expand(len(low), -1)
-    flat_low, flat_high = low.flatten(1), high.flatten(1)
+    flat_low, flat_high = flat(low), flat(high)
     down, up = cast_down(found.low, low.dtype), cast_up(found.high, low.dtype)
     new_low = flat_low.scatter(1, where, torch.fmax(flat_low.gather(1, where), down))
     new_high = flat_high.scatter(1, where, torch.fmin(flat_high.gather(1, where), up))
@@ -256,7 +257,7 @@ def _least(
 
 
 def _flat(region: Region, boxes: Mapping[str, Interval]) -> tuple[Tensor, Tensor]:
-    low, high = (torch.cat([boxes[name][side].flatten(1) for name in region.names], 1) for side in (0, 1))
+    low, high = (torch.cat([flat(boxes[name][side]) for name in region.names], 1) for side in (0, 1))
     return low, high
 
 

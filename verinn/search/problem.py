@@ -121,7 +121,9 @@ def build(models: Source | Mapping[str, Source], query: Query, seed: int = 0) ->
     for name, graph in parts.items():
         boxes = _boxes(prop, query, name)
         # A graph that is right within the box only is compared there and nowhere else.
-        agree(graph, originals[name], seed, boxes * SAMPLES if name in boxed else boxes, raw=raw[name])
+        tried = boxes * SAMPLES if name in boxed else boxes
+        remark = agree(graph, originals[name], seed, tried, raw=raw[name])
+        notes.extend([remark] if remark else [])
     graph = with_products(_join(query, parts), prop.products, places_of(query))
     graph, prop, index = merge_inputs(graph, prop)
     if len(parts) > 1:

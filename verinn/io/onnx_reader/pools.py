@@ -58,7 +58,7 @@ def _lp_pool(call: Call) -> Value:
 
 @importer("MaxPool")
 def _max_pool(call: Call) -> list[Value | None]:
-    x = call.real()
+    x = call.value()  # of quantised values, too: they are whole numbers here
     frame = windows_of(call, x.shape[2:], call.ints("kernel_shape", None) or [])
     if frame.empty():
         raise Unsupported("takes the maximum of a window that lies in the padding")
