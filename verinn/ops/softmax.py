@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,10 @@ from verinn.ops.flat import Flat
 #: with more numbers than this (domains · K · K) in one tensor of slopes, planes are constant
 _MOST = 1 << 26
 _EPS = torch.finfo(torch.float64).eps
+#: an element this far below the greatest of its row counts for nothing, as a large negative mask leaves them
+_FAR = 300.0
+#: at least what such an element changes any probability by, with 1 to spare for rounding
+_GONE = math.exp(1 - _FAR)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +68,11 @@ class LogSoftmax(Joint):
         low, high = _least(lower, upper), _most(lower, upper)
         return low.movedim(-1, axis), high.movedim(-1, axis)
 
+    def near(self, node: Node, boxes: Sequence[Interval]) -> tuple[Sequence[Interval], Tensor | None, Tensor | None]:
+        """Boxes over which the value is nearly the same, which of their elements are constants there that stand for
+        others (bool), and how far at most the value moves with them (float64); None, None: the boxes themselves."""
+        return boxes, None, None
+
     def planes(self, node: Node, boxes: Sequence[Interval], alpha: Tensor | None = None) -> Planes:
         """Above: the log-sum-exp is above its tangent at a point of the box. Below: each exp(x_j − x_i) is below
         its chord, so their sum is below a linear T, and log T below its tangent at a value of T; 1/T above.
@@ -72,6 +82,7 @@ class LogSoftmax(Joint):
         Where a constant lies better in the middle of the box, it is taken.
         """
         axis, dtype = node.attrs["axis"] + 1, boxes[0][0].dtype
+        boxes, far, gone = self.near(node, boxes)
         lower, upper = (x.double().movedim(axis, -1) for x in boxes[0])
         if lower.numel() * lower.shape[-1] > _MOST:
             return Flat.of(self.interval(node, boxes), boxes)
@@ -87,8 +98,10 @@ class LogSoftmax(Joint):
         below = self._below(least, most, middle, low)
         logs = [end.movedim(axis, -1) for end in LogSoftmax.extremes(self, node, boxes)]
         above = self._above(lower, upper, middle, high, logs)
+        fixed = None if far is None else far.movedim(axis, -1).unsqueeze(-2)
+        spare = 0.0 if gone is None else gone.movedim(axis, -1)
         made = [
-            _held(slopes, value, middle, width, constant, way, dtype)
+            _held(_without(slopes, fixed), value + way * spare, middle, width, constant, way, dtype)
             for (slopes, value), constant, way in ((below, ends[0], -1), (above, ends[1], 1))
         ]
         size = torch.maximum(lower.abs(), upper.abs()).unsqueeze(-2)
@@ -114,7 +127,7 @@ class LogSoftmax(Joint):
         return _centred(-weights), -value + error
 
     def loose(self, node: Node, boxes: Sequence[Interval]) -> list[Tensor]:
-        lower, upper = boxes[0]
+        lower, upper = self.near(node, boxes)[0][0]
         if lower.shape[node.attrs["axis"] + 1] == 1:
             return [torch.zeros_like(lower, dtype=torch.bool)]
         return [lower < upper]
@@ -126,10 +139,27 @@ class Softmax(LogSoftmax):
     def apply(self, node: Node, xs: Sequence[Tensor]) -> Tensor:
         return xs[0].softmax(node.attrs["axis"] + 1)
 
+    def near(self, node: Node, boxes: Sequence[Interval]) -> tuple[Sequence[Interval], Tensor | None, Tensor | None]:
+        """Elements at most m − 300, with m a lower bound of the row's greatest, are lifted to m − 300: each changes
+        the sum of all exponentials, which is at least exp(m), by a part of exp(−300). What a mask of −1e9 or of the
+        type's least number leaves of an element would else lose all others in its rounding."""
+        axis = node.attrs["axis"] + 1
+        lower, upper = boxes[0]
+        greatest = lower.amax(axis, keepdim=True)
+        level = greatest - _FAR
+        far = (upper <= level) & (greatest.double() - level.double() >= _FAR - 0.5)
+        if not bool(far.any()):
+            return boxes, None, None
+        gone = far.any(axis, keepdim=True).double() * (lower.shape[axis] * _GONE)
+        return [(torch.where(far, level, lower), torch.where(far, level, upper))], far, gone
+
     def extremes(self, node: Node, boxes: Sequence[Interval]) -> Interval:
+        boxes, _, gone = self.near(node, boxes)
         low, high = super().extremes(node, boxes)
-        low, high = low.exp(), high.exp()
-        return (low * (1 - ELEMENTARY) - TINY).clamp(min=0), (high * (1 + ELEMENTARY) + TINY).clamp(max=1)
+        low, high = low.exp() * (1 - ELEMENTARY) - TINY, high.exp() * (1 + ELEMENTARY) + TINY
+        if gone is not None:
+            low, high = low - gone * (1 + _EPS), high + gone * (1 + _EPS)
+        return low.clamp(min=0), high.clamp(max=1)
 
     def _below(self, least: Tensor, most: Tensor, middle: Tensor, part: Tensor | None) -> tuple[Tensor, Tensor]:
         """1/T is convex, above its tangent at t: 2/t − T/t²."""
@@ -152,6 +182,11 @@ class Softmax(LogSoftmax):
         reach = -value - logs[0]
         top = base + c * reach + c * error + (base.abs() + c * (span + reach.abs() + logs[0].abs())) * (8 * ELEMENTARY)
         return c.unsqueeze(-1) * _centred(-weights), top
+
+
+def _without(slopes: Tensor, fixed: Tensor | None) -> Tensor:
+    """Slopes over elements that are constants are none: the plane's value there says all."""
+    return slopes if fixed is None else torch.where(fixed, 0.0, slopes)
 
 
 def _rivals(rest: Tensor, own: Tensor) -> Tensor:

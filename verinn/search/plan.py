@@ -69,6 +69,7 @@ class Facts:
     cases: int
     conjunctions: int
     rows: int
+    largest: float = 0.0  # |constant|
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,9 @@ def facts_of(problem: Problem) -> Facts:
         cases=len(cases),
         conjunctions=sum(len(case.conjunctions) for case in some),
         rows=max((sum(map(len, case.conjunctions)) for case in some), default=0),
+        largest=max(
+            (float(abs(p.value).max(initial=0)) for node in graph.nodes for p in node.params.values()), default=0
+        ),
     )
 
 
@@ -136,7 +140,8 @@ def plan_of(facts: Facts, options: Options) -> Plan:
     return Plan(
         engine=engine,
         device=device,
-        dtype="float64" if small and not phases else "float32",
+        # sums with masks of attention, often float32's least number, have no bound in float32
+        dtype="float64" if (small and not phases) or facts.largest > 1e30 else "float32",
         points=int(min(4096, max(16, 20_000_000_000 // (work * 40 * 3)))),
         steps=40,
         batch=int(min((64 if phases else 512) if device == "cpu" else 8192, fit)),

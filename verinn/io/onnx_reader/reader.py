@@ -17,6 +17,7 @@ from verinn.io.onnx_reader import (
     constants,
     einsum,
     indices,
+    masks,
     moves,
     normal,
     pools,
@@ -30,6 +31,7 @@ from verinn.io.onnx_reader import (
 from verinn.io.onnx_reader.builder import Builder, Value, limited
 from verinn.io.onnx_reader.call import IMPORTERS, Call, Result
 from verinn.io.onnx_reader.load import HOME, Model, check_names, inlined, label, load_model, needed_in_order, opset_of
+from verinn.io.onnx_reader.masks import Masked
 from verinn.io.onnx_reader.tensors import known_of, known_of_sparse, type_name
 from verinn.io.onnx_reader.worlds import Forked, Many, in_worlds, met
 from verinn.ir.check import check_graph
@@ -55,6 +57,7 @@ FAMILIES = (
 
 
 Box = tuple[np.ndarray, np.ndarray]
+Tensors = Many | Masked
 
 
 def read_graph(
@@ -105,13 +108,13 @@ class _Values:
     """What each name of the file stands for. Weights are read when first asked for."""
 
     def __init__(self, graph: onnx.GraphProto, folder: Path | None) -> None:
-        self.made: dict[str, Many] = {}
+        self.made: dict[str, Tensors] = {}
         self.folder = folder
         self.dense = {tensor.name: tensor for tensor in graph.initializer}
         self.sparse = {tensor.values.name: tensor for tensor in graph.sparse_initializer}
         self.weights = {*self.dense, *self.sparse}
 
-    def get(self, name: str) -> Many | None:
+    def get(self, name: str) -> Tensors | None:
         """The value, or None when no such name exists (or its maker gives it no meaning)."""
         if name not in self.made and name in self.weights:
             try:
@@ -194,11 +197,7 @@ def _import(node: onnx.NodeProto, builder: Builder, values: _Values, opset: int)
     builder.base = next(filter(None, node.output), builder.here)
     try:
         given = [_argument(name, values) for name in node.input]
-        found = in_worlds(builder, given, lambda inputs: _results(function(Call(node, inputs, builder, opset))))
-        made = [
-            met(builder, [(world, results[k] if k < len(results) else None) for world, results in found])
-            for k in range(len(node.output))
-        ]
+        made = _made(node, given, builder, opset)
     except InputError as error:
         raise _told(error, place=place) from None
     except Exception as error:  # a malformed node: whatever it trips over, it is told as bad input
@@ -209,11 +208,28 @@ def _import(node: onnx.NodeProto, builder: Builder, values: _Values, opset: int)
             values.made[name] = value
 
 
+def _made(
+    node: onnx.NodeProto, given: Sequence[Tensors | None], builder: Builder, opset: int
+) -> Sequence[Tensors | None]:
+    """What a node makes, in all worlds that its inputs come from."""
+    function, count = IMPORTERS[node.op_type], len(node.output)
+    if masks.concerns(node.op_type, given):
+        plain = [value for value in given if not isinstance(value, Forked)]
+        if len(plain) < len(given):
+            raise Unsupported("reads minus infinity and a size that depends on the input")
+        results: Sequence[Tensors | None] = masks.read(Call(node, masks.finite(plain), builder, opset), plain)
+        return [results[k] if k < len(results) else None for k in range(count)]
+    clear = [value for value in given if not isinstance(value, Masked)]
+    found = in_worlds(builder, clear, lambda inputs: _results(function(Call(node, inputs, builder, opset))))
+    entries = [[(world, made[k] if k < len(made) else None) for world, made in found] for k in range(count)]
+    return [met(builder, entry) for entry in entries]
+
+
 def _results(result: Result) -> Sequence[Value | None]:
     return [result] if not isinstance(result, Sequence) else result
 
 
-def _argument(name: str, values: _Values) -> Many | None:
+def _argument(name: str, values: _Values) -> Tensors | None:
     if not name:
         return None
     value = values.get(name)
@@ -227,6 +243,8 @@ def _output(name: str, builder: Builder, values: _Values) -> Output:
     value = values.get(name)
     if isinstance(value, Forked):
         raise Unsupported("has a size that depends on the input", place=place, hint="only fixed sizes are supported")
+    if isinstance(value, Masked):
+        raise Unsupported("is minus infinity in part", place=place, hint="only numbers are supported")
     if value is None:
         raise InputError("no such tensor in the model", place=f"tensor '{name}'", hint="check the name")
     if math.prod(value.shape) == 0:
