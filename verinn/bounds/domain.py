@@ -52,6 +52,7 @@ def relax(
     cutter: Cutter | None = None,
     workers: int = 1,
     relevant: Mapping[str, Tensor] | None = None,
+    first: bool = False,
 ) -> Relaxation:
     """Intervals of every value for boxes (D, n) in the program's dtype.
 
@@ -60,14 +61,15 @@ def relax(
     unstable inputs of nonlinear steps by CROWN. ``budget``: bytes for one block of coefficients.
     ``workers``: threads that bound blocks side by side, without a cutter; kernels had better use one each,
     since threads of a kernel wait for each other, badly so on a machine that is busy otherwise.
-    ``relevant``: the elements worth refining, by value (see ``relevance``); None: all.
+    ``relevant``: the elements worth refining, by value (see ``relevance``); None: all. ``first``: also refine what
+    one affine step makes of the inputs, since the cutter knows a set that is no box.
     """
     lows, highs = split_inputs(program, lower), split_inputs(program, upper)
     known = inherited or {}
     ends = {name: (lows[name], highs[name]) for name in lows}
     ends = {name: _meet(end, known[name]) if name in known else end for name, end in ends.items()}
     relaxation = Relaxation(program, ends)
-    wanted = targets(program) if refine else {}
+    wanted = targets(program, first) if refine else {}
     few = too_dear(program) if wanted else None
     forward = None if few is None else Forward.start(relaxation, lower, upper)
     for step in program.steps:
@@ -93,11 +95,11 @@ def relax(
     return relaxation
 
 
-def targets(program: Program) -> dict[str, tuple[Step, ...]]:
+def targets(program: Program, first: bool = False) -> dict[str, tuple[Step, ...]]:
     """Values worth refining, with the nonlinear steps that read them.
 
-    Not those that one affine step makes of the inputs, nor those that an elementwise step makes: there
-    the interval is as good already.
+    Not those that one affine step makes of the inputs (unless ``first``), nor those that an elementwise step makes:
+    there the interval is as good already, over a box.
     """
     depth = {value.name: 0 for value in program.graph.inputs}
     found: dict[str, tuple[Step, ...]] = {}
@@ -109,7 +111,7 @@ def targets(program: Program) -> dict[str, tuple[Step, ...]]:
             continue
         depth[step.node.name] = 2
         for source in dict.fromkeys(step.node.inputs):
-            if depth[source] > 1 and source in makers:
+            if depth[source] > (0 if first else 1) and source in makers:
                 found[source] = (*found.get(source, ()), step)
     return found
 

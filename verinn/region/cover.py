@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from verinn.bounds.perturbation import Ball
 from verinn.bounds.region import least
 from verinn.bounds.rounding import exact_kernels
+from verinn.region.around import Around, rows
 from verinn.region.points import Judge
-from verinn.region.search import judge_rows, out_of_memory, promising, rows
+from verinn.region.search import judge_rows, out_of_memory, promising
 from verinn.result import Witness
 from verinn.search.explore import Task
 
@@ -21,34 +21,6 @@ from verinn.search.explore import Task
 MOST_TOLD, MOST_NUMBERS = 5000, 1 << 21
 #: boxes whose widest side is below this part of their place are not halved any more
 NARROW = 1e-9
-
-
-@dataclass(frozen=True)
-class Around:
-    """A ball ‖x − centre‖_p ≤ radius, p = 1, 2 or inf; centre float64 (n,)."""
-
-    centre: Tensor
-    radius: float
-    p: float
-
-    def misses(self, lower: Tensor, upper: Tensor) -> Tensor:
-        """Boxes (D,) that are farther from the centre than the radius, rounding counted."""
-        gap = torch.maximum(torch.maximum(lower - self.centre, self.centre - upper), torch.zeros(()).double())
-        norm = gap.amax(1) if self.p == np.inf else gap.sum(1) if self.p == 1 else gap.square().sum(1).sqrt()
-        return norm * (1 - (gap.shape[1] + 8) * 2.0**-50) > self.radius
-
-    def least(self, a: Tensor, c: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-        """Lower bounds (D, R) of a·x + c over the ball within boxes."""
-        shape = (lower.shape[1],)
-        ball = Ball(self.centre, self.radius, self.p, lower, upper)
-        value = ball.least(shape, a)
-        return value + c - (value.abs() + c.abs()) * 2.0**-51
-
-    def holds(self, x: np.ndarray) -> np.ndarray:
-        """Points (P, n) that lie in the ball, about."""
-        gap = np.abs(x - self.centre.numpy())
-        norm = gap.max(1) if self.p == np.inf else gap.sum(1) if self.p == 1 else np.sqrt((gap**2).sum(1))
-        return np.asarray(norm <= self.radius)
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +136,7 @@ def _step(
 ) -> tuple[_Stack | None, tuple[Witness, np.ndarray] | None, list[Looked]]:
     """One batch: (halves of what stays open, or None where a box can't be halved; a witness and its point; what
     became of each box)."""
-    a, c = rows(task, some.lower, some.upper)
+    a, c = rows(task, some.lower, some.upper, around)
     open_, low, high, _ = judge_rows(task.spec, a, c, some.lower, some.upper)
     live = open_.any(1)
     value, outside = least(a, c, some.lower, some.upper), torch.zeros_like(live)
@@ -172,7 +144,7 @@ def _step(
         outside = around.misses(some.lower, some.upper)
         value = torch.maximum(value, around.least(a, c, some.lower, some.upper))
         live &= ~outside
-        live &= _still(task, value)
+        live &= still(task, value)
     looked = [
         Looked(
             some.lower[d].numpy(), some.upper[d].numpy(), value[d].numpy(), bool(outside[d]),
@@ -196,7 +168,7 @@ def _step(
     return _halved(rest, mix), None, looked
 
 
-def _still(task: Task, value: Tensor) -> Tensor:
+def still(task: Task, value: Tensor) -> Tensor:
     """Boxes (D,) with a conjunction that no row (D, R) refutes."""
     spec = task.spec
     beaten = (value > 0) | (spec.strict[:1] & (value >= 0))

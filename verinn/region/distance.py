@@ -7,10 +7,9 @@ stacking above). On a grid distances come in steps, and lower bounds are rounded
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
@@ -24,7 +23,9 @@ from verinn.errors import InputError, Unsupported
 from verinn.ir.prop import Case
 from verinn.ops.program import Program
 from verinn.options import Options
-from verinn.region.cover import MOST_TOLD, Around, cover
+from verinn.region import few
+from verinn.region.around import Around
+from verinn.region.cover import cover
 from verinn.region.decide import describe
 from verinn.region.grid import below
 from verinn.region.points import SAFE
@@ -36,9 +37,9 @@ from verinn.result import Verdict, Witness
 from verinn.search.plan import facts_of, plan_of, solve
 from verinn.search.spec import Spec, groups
 
+#: radii that are tried by bounds alone
+MOST_HALVES = 24
 NORMS: dict[str, float] = {"0": 0, "1": 1, "2": 2, "inf": math.inf}
-#: subspaces that are looked at in one go
-CHUNK = 4096
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,9 @@ class _Distance:
             self.lower = Fraction(1)
         self._note()
         self._attack(self.settings.p)
-        if self.settings.p == 0:
+        if self.settings.p in (0, 1):
             self._stacked()
+        if self.settings.p == 0:
             self._subspaces()
         else:
             self._balls()
@@ -243,10 +245,11 @@ class _Distance:
             order, size = kept, size // 2
 
     def _stacked(self) -> None:
-        """Greedy stacking for L0: again and again the one input and value that lower the margin most."""
+        """Greedy stacking: again and again the one input and value that lower the margin most."""
         values = [self.low, self.high]
         point = self.centre.astype(np.float64)
-        for _ in range(int(min(self.grid.n, self.upper - 1, 200))):
+        most = self.upper - 1 if self.settings.p == 0 else math.inf
+        for _ in range(int(min(self.grid.n, most, 200))):
             tried = np.repeat(point[None], 2 * len(self.grid.free), 0)
             for number, value in enumerate(values):
                 for row, i in enumerate(self.grid.free):
@@ -258,8 +261,7 @@ class _Distance:
             placed = self._placed(point)
             witness = self._confirm(placed)
             if witness is not None:
-                self._above(witness, placed)
-                self._restored(placed)
+                self._improved(placed, self.settings.p)
                 return
             if self.settings.expired():
                 return
@@ -267,14 +269,15 @@ class _Distance:
     # -- below ------------------------------------------------------------------------------------
 
     def _balls(self) -> None:
-        """Radii between the bounds, by bisection; those that a share of the time leaves open are halved."""
+        """Radii between the bounds, by bisection: first by bounds of the whole ball, then by covers; those that a share
+        of the time leaves open are halved."""
+        if self.settings.p != math.inf:
+            self._bounded()
         top = min(self.upper, self._diameter())
         failed = Fraction(top)
-        radius = failed / 4 if self.witness is not None else failed
+        radius = failed if self.witness is None else (self.lower + failed) / 2 if self.lower else failed / 4
         while not self.settings.expired() and not self._closed():
-            found = self._proved(radius)
-            if found:
-                self._below(radius, {"ball": float(radius), "norm": self.settings.p, **found})
+            if self._below_ball(radius, self._proved(radius)):
                 if radius >= Fraction(self._diameter()):
                     self.whole = True
             else:
@@ -287,6 +290,22 @@ class _Distance:
         if not self._closed():
             self.reason = "the time was up" if self.settings.expired() else "larger balls were not decided"
 
+    def _bounded(self) -> None:
+        """The largest ball that bounds over it prove in one go: cheap, and it holds for all smaller ones."""
+        failed = Fraction(min(self.upper, self._diameter()))
+        for _ in range(MOST_HALVES):
+            least = Fraction(self.settings.gap) * max(self.lower, failed / 64)
+            if self.settings.expired() or self._closed() or failed - self.lower <= least:
+                return
+            radius = (self.lower + failed) / 2
+            if not self._below_ball(radius, self._cover(radius, self.settings.expired, 0)):
+                failed = radius
+
+    def _below_ball(self, radius: Fraction, found: dict[str, Any]) -> bool:
+        if found:
+            self._below(radius, {"ball": float(radius), "norm": self.settings.p, **found})
+        return bool(found)
+
     def _diameter(self) -> float:
         """The distance of the farthest corner of the box, rounded up."""
         far = np.maximum(self.high - self.centre, self.centre - self.low) * float(self.std)
@@ -296,30 +315,36 @@ class _Distance:
 
     def _proved(self, radius: Fraction) -> dict[str, Any]:
         """How a ball was proved, or nothing. Witnesses on the way improve the upper bound."""
-        reach = radius / self.std
-        low, high = self._enclosing(reach)
         until = self._share()
         if self.settings.p != math.inf:
-            around = Around(torch.from_numpy(self.centre.astype(np.float64)), -below(-reach), self.settings.p)
-            half = (time.monotonic() + until) / 2
-            found = cover(
-                self.task, self.judge, low[None], high[None], self._confirm,
-                lambda: time.monotonic() > half or self.settings.stop(), around,
-            )  # fmt: skip
-            if found.proved:
-                told = [one.record(self.centre) for one in found.tree]
-                return {"boxes": found.closed, **({"cover": told} if told else {})}
-            if found.point is not None:
-                self._improved(found.point, self.settings.p)
-                return {}
+            upper, half = self.upper, (time.monotonic() + until) / 2
+            found = self._cover(radius, self._until(half), 20_000)
+            if found or self.upper < upper:
+                return found
         problem = self.question.problem
-        box = self._within(low, high)
+        box = self._within(*self._enclosing(radius / self.std))
         asked = replace(problem, prop=replace(problem.prop, cases=(box,)))
         result = solve(asked, replace(self.settings.options, deadline=until))
         if result.verdict is Verdict.UNSAT:
-            return {"domains": result.statistics.get("domains", 0)}
+            return {"how": "the ordinary search of its box", "domains": result.statistics.get("domains", 0)}
         if result.witness is not None:
             self._improved(result.witness.values["X"].ravel(), self.settings.p)
+        return {}
+
+    def _cover(self, radius: Fraction, expired: Callable[[], bool], most: int) -> dict[str, Any]:
+        """How a ball of the 1- or 2-norm was proved by bounds over it and its parts, or nothing."""
+        reach = radius / self.std
+        low, high = self._enclosing(reach)
+        around = Around(torch.from_numpy(self.centre.astype(np.float64)), -below(-reach), self.settings.p)
+        found = cover(
+            self.task, self.judge, low[None], high[None], self._confirm, expired, around, most,
+        )  # fmt: skip
+        if found.proved:
+            told = [one.record(self.centre) for one in found.tree]
+            how = "linear bounds over the ball, rounding counted"
+            return {"how": how, "boxes": found.closed, **({"cover": told} if told else {})}
+        if found.point is not None:
+            self._improved(found.point, self.settings.p)
         return {}
 
     def _until(self, until: float) -> Callable[[], bool]:
@@ -346,31 +371,23 @@ class _Distance:
     def _subspaces(self) -> None:
         """All t-subsets of inputs, each moving over its whole range, for t = 1, 2, …"""
         free = self.grid.free.tolist()
+        search = few.Search(
+            self.task, self.judge, self.centre.astype(np.float64), self.low, self.high, self._confirm,
+            self.settings.expired,
+        )  # fmt: skip
         for t in range(1, len(free) + 1):
             if t >= self.upper or self.settings.expired():
                 break
-            total, done, proved = math.comb(len(free), t), 0, True
-            told: list[dict[str, object]] = []
-            listed = True
-            for some in _chunks(itertools.combinations(free, t), CHUNK):
-                low, high = (np.repeat(self.centre.astype(np.float64)[None], len(some), 0) for _ in range(2))
-                for row, subset in enumerate(some):
-                    low[row, subset], high[row, subset] = self.low[list(subset)], self.high[list(subset)]
-                until = self._share()
-                found = cover(self.task, self.judge, low, high, self._confirm, self._until(until), most=200 * len(some))
-                done += found.starts
-                listed = listed and bool(found.tree) and len(told) + len(found.tree) <= MOST_TOLD
-                told = [*told, *(one.record(self.centre) for one in found.tree)] if listed else []
-                if found.point is not None:
-                    self._improved(found.point, 0)
-                if not found.proved:
-                    proved = False
-                    self.reason = found.reason or f"some subspaces of {t} inputs hold a violation"
-                    break
-            self.counted.append(Counted(f"subspaces of {t} inputs", done, total))
-            if not proved:
+            found = search.run(free, t)
+            if found.point is not None:
+                self._improved(found.point, 0)
+            total = math.comb(len(free), t)
+            self.counted.append(Counted(f"subspaces of {t} inputs", found.done, total))
+            if not found.proved:
+                self.reason = found.reason or f"some subspaces of {t} inputs hold a violation"
                 break
-            self._below(Fraction(t + 1), {"subspaces": total, "inputs": t, **({"cover": told} if listed else {})})
+            told = {"cover": list(found.told)} if found.told else {}
+            self._below(Fraction(t + 1), {"subspaces": total, "inputs": t, "families": found.families, **told})
             self.whole = t == len(free)
         if self._closed():
             self.reason = ""
@@ -398,11 +415,6 @@ class _Distance:
             {"seconds": time.monotonic() - self.began, "history": self.history},
             {"at least": below(self.lower), "at most": upper, "certificate": [*self.certificate, *above]},
         )  # fmt: skip
-
-
-def _chunks(subsets: Iterator[tuple[int, ...]], size: int) -> Iterator[list[tuple[int, ...]]]:
-    while some := list(itertools.islice(subsets, size)):
-        yield some
 
 
 __all__ = ["NORMS", "DistanceSettings", "smallest_change"]

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from verinn.bounds.domain import relax
 from verinn.bounds.region import box, clip, least
-from verinn.bounds.rounding import cast_down, cast_up, exact_kernels
+from verinn.bounds.rounding import exact_kernels
 from verinn.ops.program import Program
+from verinn.region.around import rows
 from verinn.region.points import OPEN, SAFE, Judge
 from verinn.region.spaces import Points, Space
 from verinn.result import Witness
-from verinn.search.explore import Task, bound_spec
+from verinn.search.explore import Task
 from verinn.search.spec import Spec
 
 
@@ -278,17 +278,6 @@ class Search:
         low, high = (pair.reshape(-1, pair.shape[-1]) for pair in pairs)
         made = Boxes(low, high, np.repeat(boxes.worst[order], 2))
         return counts, Boxes.joined(made, single), None
-
-
-def rows(task: Task, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-    """Lower linear bounds of the spec's rows over boxes (D, n): a (D, R, n), c (D, R), exact as float64."""
-    dtype = task.program.dtype
-    low, high = cast_down(lower, dtype), cast_up(upper, dtype)
-    relaxation = relax(task.program, low, high, budget=task.budget)
-    case = torch.zeros(len(low), dtype=torch.int64)
-    form = bound_spec(task, relaxation, case).exact(low, high)
-    a = form.a.double()
-    return a.expand(len(low), *a.shape[1:]), form.c.expand(len(low), -1)
 
 
 def judge_rows(spec: Spec, a: Tensor, c: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
