@@ -53,11 +53,11 @@ def test_a_tie_that_no_halving_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert asked(tmp_path, "<", 1.0)[0] is Verdict.TIMEOUT  # it halves on and on
 
 
-@pytest.mark.parametrize("engine", ["boxes", "phases"])
+@pytest.mark.parametrize(("engine", "most"), [("boxes", 1024), ("phases", 1024), ("boxes", 1)])
 def test_stuck_domains_of_random_networks_are_decided(
-    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: str, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every domain counts as stuck: the verdict is then the exact solvers' own."""
+    """Every domain counts as stuck: the verdict is then the exact solvers' own, at the end or in between."""
     monkeypatch.setattr(plan, "TINY", 0)
     taken = bab._Search._take
     seen: list[int] = []
@@ -73,6 +73,7 @@ def test_stuck_domains_of_random_networks_are_decided(
         return taken(self, explored, part)
 
     monkeypatch.setattr(bab._Search, "_take", stuck)
+    monkeypatch.setattr(bab, "_MOST_LEFT", most)
     rng, found = np.random.default_rng(3), set()
     for number in range(10):
         layers = brute.random_layers(rng, (3, 6, 6, 1))
@@ -94,6 +95,60 @@ def test_stuck_domains_of_random_networks_are_decided(
                 assert y.min() > level
         found.add(verdict)
     assert found == {Verdict.SAT, Verdict.UNSAT} and sum(seen)
+
+
+class Many:
+    """A task of ``count`` domains one after the other, each of which is stuck; the last child is closed."""
+
+    due, herd, spec, referee = math.inf, 0, None, None
+
+    def __init__(self, count: int):
+        self.count = count
+
+    def root(self) -> "One":
+        return One()
+
+    def explore(self, domains: object) -> Explored:
+        self.count -= 1
+        none = torch.zeros((0, 1)), torch.zeros(0, dtype=torch.int64)
+        return Explored(One() if self.count else None, 0, *none, stuck=1, left=One())  # type: ignore[arg-type]
+
+
+def test_many_stuck_domains_are_handed_over_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None is lost, none is asked about twice, and after one that stays open no other is."""
+    monkeypatch.setattr(bab, "_MOST_LEFT", 4)
+    for wrong, want, times in ((0, Verdict.UNSAT, 11), (6, Verdict.UNKNOWN, 6)):
+        task, seen = Many(11), []
+
+        def exact(_: object, part: object, task: Many = task, seen: list[int] = seen, wrong: int = wrong) -> object:
+            seen.append(task.count)
+            return len(seen) != wrong, None
+
+        limits = Limits(4, False, lambda: False, exact=exact)  # type: ignore[arg-type]
+        assert search(task, limits, lambda x, c: None, lambda *_: None).verdict is want  # type: ignore[arg-type]
+        assert len(seen) == times and max(seen) > 0  # some of them while the search went on
+
+
+def test_clauses_of_one_domain_close_others_that_are_refuted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refuted domain is not asked about twice; what a clause spares is refuted without it, too."""
+    made: list[Handover] = []
+    real = Handover.__call__
+
+    def watched(self: Handover, task: object, part: object) -> object:
+        if self not in made:
+            made.append(self)
+        first = real(self, task, part)  # type: ignore[arg-type]
+        spared, answer = self.spared, real(self, task, part)  # type: ignore[arg-type]
+        if first[0]:
+            assert answer == first and self.spared == spared + len(part)  # type: ignore[arg-type]
+            self.clauses.clear()
+            assert real(replace(self, made={}), task, part)[0]  # type: ignore[arg-type]
+        return answer
+
+    monkeypatch.setattr(Handover, "__call__", watched)
+    monkeypatch.setattr(plan, "TINY", 0)
+    assert asked(tmp_path, "<")[0] is Verdict.UNSAT
+    assert len(made) == 1 and made[0].spared
 
 
 class Told:

@@ -263,7 +263,8 @@ def _distance(
 
     options = Options(deadline=deadline, device="cpu", seed=args.seed)
     report = smallest_change(
-        question, DistanceSettings(options, NORMS[args.norm], args.on_grid, stop=stage.stop.is_set)
+        question,
+        DistanceSettings(options, NORMS[args.norm], args.on_grid, stop=stage.stop.is_set, tell=stage.told),
     )
 
     def draw() -> None:

@@ -44,13 +44,15 @@ NORMS: dict[str, float] = {"0": 0, "1": 1, "2": 2, "inf": math.inf}
 
 @dataclass(frozen=True)
 class DistanceSettings:
-    """``p``: 0, 1, 2 or inf. ``on_grid``: only grid points count. ``gap``: stop once upper ≤ (1 + gap) · lower."""
+    """``p``: 0, 1, 2 or inf. ``on_grid``: only grid points count. ``gap``: stop once upper ≤ (1 + gap) · lower.
+    ``tell``: hears the bounds whenever they get better."""
 
     options: Options
     p: float
     on_grid: bool = False
     gap: float = 0.01
     stop: Callable[[], bool] = lambda: False
+    tell: Callable[[str], None] = lambda text: None
 
     def expired(self) -> bool:
         deadline = self.options.deadline
@@ -112,9 +114,9 @@ class _Distance:
         if self.settings.p == 0 and self.judge.status(self.centre[None])[0][0] == SAFE:
             self.lower = Fraction(1)
         self._note()
-        self._attack(self.settings.p)
         if self.settings.p in (0, 1):
             self._stacked()
+        self._attack(self.settings.p)
         if self.settings.p == 0:
             self._subspaces()
         else:
@@ -123,21 +125,28 @@ class _Distance:
 
     # -- bounds -----------------------------------------------------------------------------------
 
-    def distance(self, x: np.ndarray) -> Fraction | float:
-        """The distance of a float32 input from the image, in pixels' units: exact but for the root, rounded up."""
+    def distance(self, x: np.ndarray) -> float:
+        """The distance of a float32 input from the image, in pixels' units, rounded up."""
+        gaps = np.abs(x.astype(np.float64) - self.centre.astype(np.float64))
+        gaps, p = gaps[gaps > 0], self.settings.p
+        if p == 0:
+            return float(len(gaps))
+        size = max(gaps, default=0.0) if p == math.inf else math.fsum(gaps if p == 1 else gaps * gaps)
+        size = math.sqrt(size * (1 + 2.0**-50)) if p == 2 else size
+        return -below(-Fraction(size * (1 + 2.0**-50)) * self.std)
+
+    def exactly(self, x: np.ndarray) -> float:
+        """The same in fractions, to the last bit."""
         gaps = [abs(Fraction(float(a)) - Fraction(float(b))) * self.std for a, b in zip(x, self.centre, strict=True)]
         p = self.settings.p
-        if p == 0:
-            return Fraction(sum(gap != 0 for gap in gaps))
-        if p == 1:
-            return sum(gaps, Fraction(0))
-        if p == math.inf:
-            return max(gaps)
-        return math.nextafter(math.sqrt(-below(-sum((gap * gap for gap in gaps), Fraction(0)))), math.inf)
+        if p == 2:
+            return math.nextafter(math.sqrt(-below(-sum((gap * gap for gap in gaps), Fraction(0)))), math.inf)
+        found = Fraction(sum(gap != 0 for gap in gaps)) if p == 0 else max(gaps) if p == math.inf else sum(gaps)
+        return -below(-Fraction(found))
 
     def _above(self, witness: Witness, x: np.ndarray) -> None:
         """A replayed witness: an upper bound if it is nearer than those before."""
-        away = -below(-Fraction(self.distance(x)))
+        away = self.distance(x)
         if away < self.upper:
             self.upper, self.witness, self.point = away, witness, x
             self._note()
@@ -168,6 +177,10 @@ class _Distance:
 
     def _note(self) -> None:
         self.history.append((time.monotonic() - self.began, float(self.lower), self.upper))
+        self.settings.tell(f"at least: {below(self.lower)}\nat most: {self._told()}")
+
+    def _told(self) -> str:
+        return repr(self.upper) if math.isfinite(self.upper) else "none found"
 
     def _closed(self) -> bool:
         return self.whole or (self.lower > 0 and self.upper <= float(self.lower) * (1 + self.settings.gap))
@@ -187,14 +200,16 @@ class _Distance:
         """Gradient descent in growing boxes about the image; what it finds is drawn back toward the image."""
         program = Program.prepare(self.question.problem.graph, torch.float32)
         reach = np.maximum(self.high - self.centre, self.centre - self.low).max()
+        late = self._until(self._share(4))
         with exact_kernels():
             for share in (0.02, 0.05, 0.1, 0.2, 0.4, 1.0):
                 low = np.maximum(self.low, self.centre - share * reach)
                 high = np.minimum(self.high, self.centre + share * reach)
                 near = replace(self.spec, lower=torch.from_numpy(low)[None], upper=torch.from_numpy(high)[None])
-                for x, _ in pgd(program, near, self.points, 30, self.settings.options.seed, self.settings.expired):
+                for x, _ in pgd(program, near, self.points, 30, self.settings.options.seed, late):
                     for row in x[:4].numpy():
-                        self._improved(row, p)
+                        if not late():
+                            self._improved(row, p)
                     if self.witness is not None:
                         return
 
@@ -206,7 +221,7 @@ class _Distance:
             return
         self._above(witness, point)
         if p in (0, 1):
-            self._restored(point)
+            self._restored(point, self._until(self._share(8)))
             point = self.point if self.point is not None else point
         if p != 0:
             self._shrunk(point.astype(np.float64))
@@ -224,16 +239,18 @@ class _Distance:
                 outside = share
                 self._above(witness, point)
 
-    def _restored(self, x: np.ndarray) -> None:
+    def _restored(self, x: np.ndarray, late: Callable[[], bool]) -> None:
         """Coordinates put back to the image's, in ever smaller groups, as long as the class stays wrong."""
         point = x.copy()
         ranked = np.argsort(np.abs(point - self.centre)).tolist()
         order = [i for i in ranked if point[i] != self.centre[i]]
         size = len(order)
-        while size and not self.settings.expired():
+        while size and not late():
             kept: list[int] = []
             for start in range(0, len(order), size):
                 some = order[start : start + size]
+                if late():
+                    return
                 tried = point.copy()
                 tried[some] = self.centre[some]
                 witness = self._confirm(tried)
@@ -350,10 +367,10 @@ class _Distance:
     def _until(self, until: float) -> Callable[[], bool]:
         return lambda: time.monotonic() > until or self.settings.expired()
 
-    def _share(self) -> float:
-        """Until when one ball may be worked on."""
+    def _share(self, parts: int = 5) -> float:
+        """Until when one thing (a ball) may be worked on: a part of the time that is left."""
         deadline, now = self.settings.options.deadline, time.monotonic()
-        return now + (20.0 if deadline is None else max(0.0, deadline - now) / 5)
+        return now + (20.0 if deadline is None else max(0.0, deadline - now) / parts)
 
     def _enclosing(self, reach: Fraction) -> tuple[np.ndarray, np.ndarray]:
         """The ball's box (n,), outward, within the region."""
@@ -398,11 +415,12 @@ class _Distance:
 
     def _report(self) -> Report:
         settings, question = self.settings, self.question
+        if self.point is not None:
+            self.upper = min(self.upper, self.exactly(self.point))
         name = next(key for key, value in NORMS.items() if value == settings.p)
         kind = Kind.UNSAFE if self.witness is not None else Kind.UNKNOWN
         if self.whole and self.witness is None:
             kind = Kind.SAFE_CONTINUOUS
-        upper = repr(self.upper) if math.isfinite(self.upper) else "none found"
         closed = kind is Kind.UNSAFE and self._closed()
         what = "a grid point" if settings.on_grid else "a real input"
         replayed = f"{what}, as float32, in ONNX Runtime on the original model"
@@ -413,7 +431,7 @@ class _Distance:
             "" if self.witness is None else replayed,
             "" if closed or kind is Kind.SAFE_CONTINUOUS else self.reason, question.problem.warnings,
             {"seconds": time.monotonic() - self.began, "history": self.history},
-            {"at least": below(self.lower), "at most": upper, "certificate": [*self.certificate, *above]},
+            {"at least": below(self.lower), "at most": self._told(), "certificate": [*self.certificate, *above]},
         )  # fmt: skip
 
 

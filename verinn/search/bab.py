@@ -60,8 +60,9 @@ def one_by_one(outcomes: Iterable[Outcome]) -> Outcome:
 class Limits:
     """``batch``: domains at once. ``helper``: whether a second process may be started when it pays, once
     ``crowd`` domains wait. ``expired`` says when time is up. ``attack`` is called on open domains now and then.
-    ``exact``: decides domains that can't be split any more, when nothing else is left. ``aside``: asked in between
-    whether all that the search is a part of is `sat` or `unsat` by other means; what is open waits for that.
+    ``exact``: decides domains that can't be split any more, when nothing else is left or they are many. ``aside``:
+    asked in between whether all that the search is a part of is `sat` or `unsat` by other means; what is open waits
+    for that.
     ``store``: bytes that open domains may take. ``domains``: to explore at most. ``device_store``:
     bytes that they may take on a GPU before the oldest are moved to the host's memory.
     """
@@ -85,7 +86,7 @@ def room() -> int:
 
 #: a search that is over sooner needs no second process (seconds)
 _PATIENCE = 0.3
-#: domains that can't be split are kept as long as they are so few
+#: so many domains that can't be split wait until the end; more of them are handed over in between
 _MOST_LEFT = 1024
 _UNFINISHED = "the search was allowed so many domains and no more"
 _LOOSE = "what could be kept of the query holds somewhere, but the whole query does not hold there"
@@ -133,7 +134,7 @@ class _Search:
                     torch.set_num_threads(1)  # two processes, a core each
                     self.helper = Helper(self.task)
                     pool = ThreadPoolExecutor(2)
-                found = self._renew(pool) or self._attack()
+                found = self._renew(pool) or self._attack() or self._relieved()
                 if found is None and len(self.store) + len(self.running):
                     found = self._alone() if pool is None else self._together(pool)
                 if found is not None:
@@ -153,10 +154,10 @@ class _Search:
             if pool is not None:
                 pool.shutdown(wait=False, cancel_futures=True)
         if self.stuck:
-            closed, found = self._handed_over()
+            found = self._handed_over()
             if found is not None:
                 return self._outcome(Verdict.SAT, witness=found)
-            if closed:
+            if not self.stuck:
                 return self._outcome(Verdict.UNSAT)
             if self.limits.expired():
                 return self._outcome(Verdict.TIMEOUT, reason="time is up")
@@ -164,15 +165,28 @@ class _Search:
             return self._outcome(Verdict.UNKNOWN, reason=reason)
         return self._outcome(Verdict.UNSAT)
 
-    def _handed_over(self) -> tuple[bool, Witness | None]:
-        """Whether every stuck domain is refuted exactly."""
-        if self.limits.exact is None or sum(len(part) for part in self.left) != self.stuck:
-            return False, None
-        for part in self.left:
-            closed, found = self.limits.exact(self.task, part)
-            if found is not None or not closed:
-                return False, found
-        return True, None
+    def _handed_over(self) -> Witness | None:
+        """What is stuck, shown to exact solvers: refuted domains count as closed. One that they leave open stays stuck,
+        and what can't be `unsat` any more isn't asked about: only a witness is looked for then."""
+        if self.limits.exact is None:
+            return None
+        while self.left:
+            closed, found = self.limits.exact(self.task, self.left[-1])
+            if found is not None:
+                return found
+            if not closed:
+                self.limits = replace(self.limits, exact=None)
+                self.left = []
+                return None
+            part = self.left.pop()
+            self.stuck, self.closed = self.stuck - len(part), self.closed + len(part)
+        return None
+
+    def _relieved(self) -> Witness | None:
+        """Room for domains that can't be split: those that wait are decided before they are too many."""
+        if self.limits.exact is None or sum(len(part) for part in self.left) < _MOST_LEFT:
+            return None
+        return self._handed_over()
 
     def _worth_a_helper(self) -> bool:
         return (
@@ -277,8 +291,11 @@ class _Search:
         self.explored += len(part)
         self.closed += explored.closed
         self.stuck += explored.stuck
-        if explored.left is not None and sum(len(part) for part in self.left) < _MOST_LEFT:
-            self.left.append(explored.left)
+        if explored.stuck and self.limits.exact is not None:
+            if explored.left is not None and len(explored.left) == explored.stuck:
+                self.left.append(explored.left)
+            else:  # what can't be handed over stays stuck, so nobody needs to look at the others
+                self.limits, self.left = replace(self.limits, exact=None), []
         if explored.children is not None:
             self.store.push(explored.children)
         return self._try_points(explored)
