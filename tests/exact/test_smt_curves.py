@@ -47,6 +47,13 @@ def test_a_bound_is_refuted_above_the_greatest_value_and_met_below(kind: str) ->
     assert most(kind, -0.05)[0] is Status.SAT
 
 
+def test_products_are_decided_by_nlsat() -> None:
+    """Z3's default solver hands polynomial constraints to nlsat: it says so in its statistics."""
+    status, asked = most("mul", 0.05)
+    used = {str(key): value for key, value in asked.solver._solver.statistics()}
+    assert status is Status.UNSAT and used.get("nlsat stages", 0) > 0
+
+
 def network() -> onnx.ModelProto:
     """y = tanh(x0 + x1) − tanh(x0 − x1)."""
     nodes = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import time
 from fractions import Fraction
@@ -21,7 +22,7 @@ from verinn.errors import InputError
 from verinn.options import Options
 from verinn.region.distance import NORMS, DistanceSettings, smallest_change
 from verinn.region.question import Scale, about_image
-from verinn.region.verdict import Kind
+from verinn.region.verdict import Kind, Report
 
 torch.set_num_threads(1)
 
@@ -163,3 +164,44 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert out.startswith("unsafe\n") and "\nat least: 1.0\nat most: 1.0\n" in out
     assert {path.name for path in (tmp_path / "p").iterdir()} >= {"adversarial.png", "bounds.png"}
+    assert main([*given[:-2], "--state", str(tmp_path / "s.json")]) == 0
+    capsys.readouterr()
+    assert main([*given[:-4], "--timeout", "1", "--state", str(tmp_path / "s.json")]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("unsafe\n") and "\nat least: 1.0\nat most: 1.0\n" in out
+    assert main([*given[:-2], "--state", str(tmp_path / "s.json"), "--norm", "2"]) == 2
+    assert "another question" in capsys.readouterr().err
+
+
+def test_a_search_goes_on_from_its_state(tmp_path: Path) -> None:
+    """Proved bounds are kept, witnesses are replayed again; a broken file is told."""
+    question, state = hard(2, Fraction(1)), tmp_path / "s.json"
+
+    def asked(seconds: float) -> Report:
+        limit = Options(device="cpu", deadline=time.monotonic() + seconds)
+        return smallest_change(question, DistanceSettings(limit, 2, state=state, mark="m"))
+
+    first = asked(20.0)
+    again = asked(-1.0)  # no time for anything new
+    assert first.kind is again.kind is Kind.SAFE_CONTINUOUS
+    assert again.extra["at least"] == first.extra["at least"] > 0
+    assert len(again.extra["certificate"]) == len(first.extra["certificate"])
+    record = json.loads(state.read_text())
+    state.write_text(json.dumps({**record, "point": [0.0, 0.0], "whole": False}))
+    report = asked(-1.0)  # the point doesn't violate
+    assert report.kind is Kind.UNKNOWN and report.extra["at most"] == "none found"
+    for broken in ({**record, "lower": "1/0"}, {**record, "certificate": 3}, {**record, "point": [1.0]}, {}, []):
+        state.write_text(json.dumps(broken))
+        with pytest.raises(InputError, match=r"s\.json"):
+            asked(1.0)
+    with pytest.raises(InputError, match="another question"):
+        state.write_text(json.dumps({**record, "question": "n"}))
+        asked(1.0)
+
+
+def test_bounds_are_told_as_they_come() -> None:
+    told: list[str] = []
+    limit = Options(device="cpu", deadline=time.monotonic() + 20)
+    report = smallest_change(hard(2, Fraction(1)), DistanceSettings(limit, 1, tell=told.append))
+    lows = [float(line.split()[2]) for text in told for line in text.splitlines() if line.startswith("at least")]
+    assert lows == sorted(lows) and lows[-1] == report.extra["at least"] and len(set(lows)) > 2

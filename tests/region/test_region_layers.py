@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import replace
 from fractions import Fraction
@@ -160,15 +161,21 @@ def test_selection_stays_within_the_receptive_field(tmp_path: Path) -> None:
         assert chosen and all(p % 16 == 0 for p in chosen)  # the corner place of each of six 4 × 4 maps
 
 
-def test_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = ["region", "layer", str(FOLDER / "curve.onnx"), "--image", str(FOLDER / "curve_x.npy")]
     given += ["--levels", "none", "--step", "1", "--radius", "1"]
-    assert main([*given, "--layers", "0-0"]) == 0
+    pictures = tmp_path / "pictures"
+    assert main([*given, "--layers", "0-0", "--pictures", str(pictures), "--json", str(tmp_path / "r.json")]) == 0
+    assert (pictures / "covered.png").exists()
+    history = json.loads((tmp_path / "r.json").read_text())["statistics"]["history"]
+    assert history[-1][1:] == ["points at layer 0", 1.0]
     assert capsys.readouterr().out.startswith("safe-for-manipulations\n")
     assert main([*given, "--layers", "0-9"]) == 2
     assert "layers 0 to 3" in capsys.readouterr().err
     assert main([*given, "--paths", "multi", "--size", "1", "--features", "6", "--layers", "1-1"]) == 2
     assert "orders" in capsys.readouterr().err
+    assert main([*given, "--state", str(tmp_path / "s.json")]) == 2
+    assert "--state" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -154,6 +154,23 @@ def test_a_theta_that_does_not_replay_is_unknown(monkeypatch: pytest.MonkeyPatch
     assert report.kind is Kind.UNKNOWN and "does not in the original" in report.reason
 
 
+def test_a_search_over_theta_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    composition, state = made(family({"kind": "rotation", "degrees": [-2, 2]}, KINDS[1])), tmp_path / "s.json"
+    told: list[str] = []
+    options = Options(device="cpu", deadline=time.monotonic() + 60)
+    first = verify_family(composition, options, lambda: len(told) > 5, told.append, state)
+    assert first.kind is Kind.UNKNOWN and 0 < first.covers[0].done < first.covers[0].total and told
+    second = verify_family(composition, options, state=state)
+    assert second.kind is Kind.SAFE_FOR_MANIPULATIONS and second.covers[0].done == second.covers[0].total
+    with pytest.raises(InputError, match="another question"):
+        verify_family(made(family(KINDS[0], KINDS[1])), options, state=state)
+
+
+def test_what_an_attack_finds_covers_nothing() -> None:
+    report = verify_family(made(family({"kind": "haze", "amount": [0, 0.4]})), Options(device="cpu"))
+    assert report.kind is Kind.UNSAFE and report.covers[0].done == 0 < report.covers[0].total
+
+
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.save(tmp_path / "x.npy", image())
     (tmp_path / "m.toml").write_text('[[manipulation]]\nkind = "haze"\namount = [0, 0.4]\n')

@@ -233,7 +233,7 @@ def _transform(args: argparse.Namespace, deadline: float | None, stage: Stage) -
         raise InputError(
             "region transform: needs --image, and no property", hint="verinn region transform MODEL --image F"
         )
-    for name in ("radius", "dims", "state"):
+    for name in ("radius", "dims"):
         if getattr(args, name) is not None:
             raise InputError(f"--{name} does not go with manipulations", hint=f"leave --{name} out")
     if (args.manipulations is None) == (not args.manipulate):
@@ -243,7 +243,10 @@ def _transform(args: argparse.Namespace, deadline: float | None, stage: Stage) -
     composition = compose(args.model, image, family, _scale(args), args.label, args.ties)
     if args.save_model is not None:
         save_model(composition, args.save_model)
-    report = verify_family(composition, Options(deadline=deadline, device="cpu", seed=args.seed), stage.stop.is_set)
+    report = verify_family(
+        composition, Options(deadline=deadline, device="cpu", seed=args.seed), stage.stop.is_set,
+        _teller(stage, args.verbose), args.state,
+    )  # fmt: skip
 
     def draw() -> None:
         if args.pictures is not None:
@@ -260,11 +263,24 @@ def _distance(
     from verinn.options import Options
     from verinn.region.distance import NORMS, DistanceSettings, smallest_change
     from verinn.region.images import save_plot
+    from verinn.region.state import fingerprint
 
     options = Options(deadline=deadline, device="cpu", seed=args.seed)
+    mark = fingerprint(
+        args.model, [grid for _, grid in question.grids], question.text, args.ties, args.norm, str(args.on_grid),
+        str(question.scale), str(question.centre),
+    )  # fmt: skip
     report = smallest_change(
         question,
-        DistanceSettings(options, NORMS[args.norm], args.on_grid, stop=stage.stop.is_set, tell=stage.told),
+        DistanceSettings(
+            options,
+            NORMS[args.norm],
+            args.on_grid,
+            stop=stage.stop.is_set,
+            tell=_teller(stage, args.verbose),
+            state=args.state,
+            mark=mark,
+        ),
     )
 
     def draw() -> None:
@@ -286,11 +302,11 @@ def _layers(args: argparse.Namespace, question: Question, deadline: float | None
     from verinn.region.layered import LayerSettings, search_layers
 
     if args.state is not None:
-        raise InputError("--state goes with `verinn region grid`", hint="leave --state out")
+        raise InputError("layers are searched anew each time", place="--state", hint="leave --state out")
     first, last = (args.layers[0], args.layers[-1]) if args.layers else (0, -1)
     settings = LayerSettings(
         Options(deadline=deadline, device="cpu", seed=args.seed), first, last, args.size, args.features, args.number,
-        args.by, args.paths, args.cells, args.back, stage.stop.is_set,
+        args.by, args.paths, args.cells, args.back, stage.stop.is_set, _teller(stage, args.verbose),
     )  # fmt: skip
     return search_layers(question, settings)
 
@@ -341,10 +357,15 @@ def _covered(args: argparse.Namespace, report: Report) -> list[Path]:
     history = report.statistics.get("history", [])
     if not history:
         return []
-    scale = max(1, history[-1][1] if args.cells else sum(cover.total for cover in report.covers))
-    curve = "covered", [t for t, _ in history], [100 * (units / scale) for _, units in history]
+    if args.kind == "layer":
+        kinds = dict.fromkeys(what for _, what, _ in history)
+        rows = {kind: [(t, 100 * share) for t, what, share in history if what == kind] for kind in kinds}
+    else:
+        scale = max(1, history[-1][1] if args.cells else sum(cover.total for cover in report.covers))
+        rows = {"covered": [(t, 100 * (units / scale)) for t, units in history]}
+    curves = [(name, [t for t, _ in some], [share for _, share in some]) for name, some in rows.items()]
     where, title = os.path.join(args.pictures, "covered.png"), "Share of the region that is proved"
-    return [save_plot(where, [curve], "seconds", "percent", title)]
+    return [save_plot(where, curves, "seconds", "percent", title)]
 
 
 def _teller(stage: Stage, verbose: bool) -> Callable[[str], None]:

@@ -51,10 +51,23 @@ class Around:
         return value + c - (value.abs() + c.abs()) * 2.0**-51
 
     def holds(self, x: np.ndarray) -> np.ndarray:
-        """Points (P, n) that lie in the ball, about."""
+        """Points (P, n) that lie in the ball, or a little beside it: only where a witness is looked for hangs on it."""
         gap = np.abs(x - self.centre.numpy())
         norm = gap.max(1) if self.p == np.inf else gap.sum(1) if self.p == 1 else np.sqrt((gap**2).sum(1))
-        return np.asarray(norm <= self.radius)
+        return np.asarray(norm <= self.radius * (1 + 1e-6))
+
+    def lowest(self, a: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+        """Points (D, n) of the ball within boxes where forms a (D, n) are least, or about: worth trying."""
+        size = a.abs()
+        gap = torch.where(a > 0, self.centre - lower, upper - self.centre).clamp(min=0)
+        if self.p == 1:
+            order = size.argsort(1, descending=True)
+            most = gap.gather(1, order)
+            left = (self.radius - (most.cumsum(1) - most)).clamp(min=0)
+            gap = torch.zeros_like(gap).scatter(1, order, torch.minimum(most, left))
+        elif self.p == 2:
+            gap = torch.minimum(gap, self.radius * size / size.norm(dim=1, keepdim=True).clamp(min=1e-300))
+        return self.centre - a.sign() * gap
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -19,6 +20,10 @@ from verinn.search.explore import Task
 
 #: boxes of a cover, and numbers in them, that are told one by one
 MOST_TOLD, MOST_NUMBERS = 5000, 1 << 21
+#: seconds that are long for one batch
+SLOW = 0.6
+#: boxes of one batch from which the ball's corners are tried
+MOST_CORNERS = 8
 #: boxes whose widest side is below this part of their place are not halved any more
 NARROW = 1e-9
 
@@ -82,15 +87,17 @@ def cover(
     left = np.ones(len(lower), np.int64)  # how many boxes wait for each one given
     closed = bounded = 0
     tree: list[Looked] = []
+    pace = Pace(batch)
     try:
         with torch.no_grad(), exact_kernels():
             while len(boxes):
                 if expired() or bounded > most:
                     reason = "the time was up" if expired() else f"{most} boxes were bounded"
                     return Cover(False, closed, int((left == 0).sum()), reason=reason)
-                some, boxes = boxes.taken(batch)
+                some, boxes = boxes.taken(pace.size)
                 bounded += len(some)
                 children, found, looked = _step(task, judge, some, around, confirm)
+                pace.next()
                 if bounded <= min(MOST_TOLD, MOST_NUMBERS // lower.shape[1]):
                     tree.extend(looked)
                 if found is not None:
@@ -106,6 +113,23 @@ def cover(
             raise
         return Cover(False, closed, int((left == 0).sum()), reason="out of memory")
     return Cover(True, closed, len(left), tree=tuple(tree) if len(tree) == bounded else ())
+
+
+@dataclass
+class Pace:
+    """How many are bounded at once: few at first, ``most`` at last, fewer where that takes long, so that time and
+    interrupts are looked at in time."""
+
+    most: int
+    size: int = 4
+    began: float = field(default_factory=time.monotonic)
+
+    def next(self) -> None:
+        """After each batch."""
+        took, self.began = time.monotonic() - self.began, time.monotonic()
+        self.size = (
+            max(1, self.size // 2) if took > SLOW else min(self.most, 2 * self.size) if took < SLOW / 4 else self.size
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +180,13 @@ def _step(
         return some.part(slice(0, 0)), None, looked
     rest = _Stack(low[live], high[live], some.owner[live])
     mix = (a * open_[:, task.spec.owner].double().unsqueeze(-1)).sum(1)[live]
-    x = torch.cat([(rest.lower + rest.upper) / 2, torch.where(mix > 0, rest.lower, rest.upper)]).numpy()
+    tried = [(rest.lower + rest.upper) / 2, torch.where(mix > 0, rest.lower, rest.upper)]
+    if around is not None:  # the ball's own corners, for each row of the boxes that are most open
+        some_ = value[live].amin(1).argsort()[:MOST_CORNERS]
+        rows_ = a[live][some_]
+        ends = (end[some_].repeat_interleave(rows_.shape[1], 0) for end in (rest.lower, rest.upper))
+        tried.append(around.lowest(rows_.flatten(0, 1), *ends))
+    x = torch.cat(tried).numpy()
     case = task.spec.cases[0]
     x = np.clip(x.astype(np.float32), case.witness_lower, case.witness_upper)
     at_points, _ = judge.rows(torch.from_numpy(x.astype(np.float64)))

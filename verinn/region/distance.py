@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,12 +32,15 @@ from verinn.region.grid import below
 from verinn.region.points import SAFE
 from verinn.region.question import Question
 from verinn.region.search import prepare
+from verinn.region.state import Bounds, load_bounds, save_bounds
 from verinn.region.verdict import Cover as Counted
 from verinn.region.verdict import Kind, Report
 from verinn.result import Verdict, Witness
 from verinn.search.plan import facts_of, plan_of, solve
 from verinn.search.spec import Spec, groups
 
+#: seconds between two writes of a state
+EVERY = 20.0
 #: radii that are tried by bounds alone
 MOST_HALVES = 24
 NORMS: dict[str, float] = {"0": 0, "1": 1, "2": 2, "inf": math.inf}
@@ -45,7 +49,8 @@ NORMS: dict[str, float] = {"0": 0, "1": 1, "2": 2, "inf": math.inf}
 @dataclass(frozen=True)
 class DistanceSettings:
     """``p``: 0, 1, 2 or inf. ``on_grid``: only grid points count. ``gap``: stop once upper ≤ (1 + gap) · lower.
-    ``tell``: hears the bounds whenever they get better."""
+    ``tell``: hears the bounds whenever they get better. ``state``: a file to go on from and to keep them in, with the
+    ``mark`` of its question."""
 
     options: Options
     p: float
@@ -53,6 +58,8 @@ class DistanceSettings:
     gap: float = 0.01
     stop: Callable[[], bool] = lambda: False
     tell: Callable[[str], None] = lambda text: None
+    state: str | Path | None = None
+    mark: str = ""
 
     def expired(self) -> bool:
         deadline = self.options.deadline
@@ -91,6 +98,7 @@ class _Distance:
     history: list[tuple[float, float, float]] = field(default_factory=list)
     counted: list[Counted] = field(default_factory=list)
     began: float = field(default_factory=time.monotonic)
+    saved: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         self.case, self.grid = self.question.grids[0]
@@ -113,6 +121,7 @@ class _Distance:
             raise InputError("the image itself has another class", hint="give its class as --label")
         if self.settings.p == 0 and self.judge.status(self.centre[None])[0][0] == SAFE:
             self.lower = Fraction(1)
+        self._resume()
         self._note()
         if self.settings.p in (0, 1):
             self._stacked()
@@ -122,6 +131,26 @@ class _Distance:
         else:
             self._balls()
         return self._report()
+
+    def _resume(self) -> None:
+        path = self.settings.state
+        if path is None or not Path(path).exists():
+            return
+        kept = load_bounds(path, self.settings.mark)
+        self.lower, self.whole = max(self.lower, kept.lower), kept.whole
+        self.certificate = kept.certificate
+        if kept.point is not None:
+            if kept.point.shape != self.centre.shape:
+                raise InputError("is broken (its point has another shape)", file=str(path), hint="delete it")
+            witness = self._confirm(kept.point)
+            if witness is not None:
+                self._above(witness, self._placed(kept.point))
+
+    def _keep(self) -> None:
+        if self.settings.state is not None:
+            self.saved = time.monotonic()
+            bounds = Bounds(self.lower, self.whole, self.certificate, self.point)
+            save_bounds(self.settings.state, self.settings.mark, bounds)
 
     # -- bounds -----------------------------------------------------------------------------------
 
@@ -177,6 +206,8 @@ class _Distance:
 
     def _note(self) -> None:
         self.history.append((time.monotonic() - self.began, float(self.lower), self.upper))
+        if time.monotonic() - self.saved > EVERY:
+            self._keep()
         self.settings.tell(f"at least: {below(self.lower)}\nat most: {self._told()}")
 
     def _told(self) -> str:
@@ -392,7 +423,7 @@ class _Distance:
             self.task, self.judge, self.centre.astype(np.float64), self.low, self.high, self._confirm,
             self.settings.expired,
         )  # fmt: skip
-        for t in range(1, len(free) + 1):
+        for t in range(max(1, int(self.lower)), len(free) + 1):
             if t >= self.upper or self.settings.expired():
                 break
             found = search.run(free, t)
@@ -414,6 +445,7 @@ class _Distance:
     # -- the report -------------------------------------------------------------------------------
 
     def _report(self) -> Report:
+        self._keep()
         settings, question = self.settings, self.question
         if self.point is not None:
             self.upper = min(self.upper, self.exactly(self.point))

@@ -19,15 +19,15 @@ from torch import Tensor
 from verinn.bounds.region import least
 from verinn.bounds.rounding import exact_kernels
 from verinn.region.around import Few, rows
-from verinn.region.cover import MOST_TOLD, cover, still
+from verinn.region.cover import MOST_TOLD, Pace, cover, still
 from verinn.region.points import Judge
 from verinn.region.search import out_of_memory, promising
 from verinn.result import Witness
 from verinn.search.explore import Task
 
 Group = tuple[tuple[int, ...], int]
-#: families bounded at once, and numbers in their forms
-BATCH, ROOM = 64, 1 << 24
+#: families bounded at once
+BATCH = 64
 #: boxes that the cover of single subsets may take, each
 EACH = 2000
 
@@ -111,13 +111,13 @@ class Search:
             return self._found(False, reason="out of memory")
 
     def _loop(self, waiting: list[Family]) -> Found:
-        n = len(self.centre)
-        batch = max(1, min(BATCH, ROOM // (n * max(1, self.task.spec.y.shape[1]) * 4)))
+        pace = Pace(BATCH)
         while waiting:
             if self.expired():
                 return self._found(False, reason="the time was up")
-            some, waiting = waiting[-batch:], waiting[:-batch]
+            some, waiting = waiting[-pace.size :], waiting[: -pace.size]
             open_, point = self._bounded(some)
+            pace.next()
             if point is not None:
                 return self._found(False, *point)
             singles = [family for family in open_ if family.single]

@@ -36,7 +36,7 @@ from verinn.region.layers import (
 )
 from verinn.region.preimages import Back
 from verinn.region.question import Question
-from verinn.region.search import Counts, Ended, Limits, Search, prepare
+from verinn.region.search import Boxes, Counts, Ended, Limits, Search, prepare
 from verinn.region.spaces import Cells, Points
 from verinn.region.verdict import Cover, Kind, Report
 from verinn.result import Witness
@@ -64,6 +64,7 @@ class LayerSettings:
     cells: bool = False
     seconds: float = 10.0
     stop: Callable[[], bool] = lambda: False
+    tell: Callable[[str], None] = lambda text: None
 
     def expired(self) -> bool:
         deadline = self.options.deadline
@@ -122,6 +123,7 @@ class _Layered:
     question: Question
     settings: LayerSettings
     began: float = field(default_factory=time.monotonic)
+    history: list[tuple[float, str, float]] = field(default_factory=list)  # seconds, what, share of it: the plot
 
     def decide(self) -> Report:
         question, settings = self.question, self.settings
@@ -265,13 +267,25 @@ class _Layered:
                 cut=torch.zeros((1, 0, layer.size), dtype=torch.float64), cases=(_at_layer(case, low, high),),
             )  # fmt: skip
             task, judge = prepare(Program.prepare(layer.tail, torch.float64), here)
-            search = Search(task, judge, space, confirm, Limits(self.settings.expired))
+            limits = Limits(self.settings.expired, keep=self._watching(layer, space))
+            search = Search(task, judge, space, confirm, limits)
             found = search.run()
             total = found.counts
             if found.witness is not None or not found.proved:
                 return found
         assert found is not None
         return replace(found, counts=total)
+
+    def _watching(self, layer: Layer, space: Points | Cells) -> Callable[[Counts, Boxes], None]:
+        """Notes how much of a layer's points, or cells, is covered, after every batch."""
+        what = f"{'cells' if isinstance(space, Cells) else 'points'} at layer {layer.number}"
+
+        def note(counts: Counts, _: Boxes) -> None:
+            share = counts.covered / max(1, counts.total)
+            self.history.append((time.monotonic() - self.began, what, share))
+            self.settings.tell(f"covered so far: {100 * share:.3g} % of the {what}")
+
+        return note
 
     # -- the continuum ----------------------------------------------------------------------------
 
@@ -325,11 +339,12 @@ class _Layered:
             f"paths {settings.paths}",
             **{f"layer {found.region.layer.number}": found.line() for found in done},
         }
+        history = self.history[:: max(1, len(self.history) // 500)]
         return Report(
             kind, question.text, where,
             question.problem.prop.n, question.moved, covers, assumptions,
             None if ahead is None else ahead.point, None if ahead is None else ahead.witness, replayed, reason,
-            question.problem.warnings, {"seconds": time.monotonic() - self.began},
+            question.problem.warnings, {"seconds": time.monotonic() - self.began, "history": history},
             {**extra, "layers": [_record(found) for found in done]},
         )  # fmt: skip
 

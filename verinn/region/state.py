@@ -7,7 +7,8 @@ import hashlib
 import json
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -54,19 +55,62 @@ def load(path: str | Path, mark: str) -> dict[str, tuple[Counts, Boxes]]:
     name = str(path)
     try:
         record = json.loads(read_bytes(path))
-        if not isinstance(record, dict) or record.get("verinn region") != VERSION:
-            raise InputError("is no state of a region search", file=name, hint="name a file that --state wrote")
-        if record["question"] != mark:
-            raise InputError(
-                "is the state of another question", file=name,
-                hint="give the same model, region and options, or another file",
-            )  # fmt: skip
+        _own(record, "verinn region", mark, name)
         return {
             str(key): (Counts(**{k: int(v) for k, v in part["counts"].items()}), _unpacked(part))
             for key, part in record["parts"].items()
         }
     except (ValueError, KeyError, TypeError, AttributeError, zlib.error) as error:
         raise InputError(f"is broken ({error})", file=name, hint="delete it to start anew") from None
+
+
+@dataclass(frozen=True, eq=False)
+class Bounds:
+    """How far a distance is known: every change below ``lower`` is proved harmless, as ``certificate`` tells, or with
+    ``whole`` the whole region. ``point``: float32 (n,), a violation, which is replayed before it counts again."""
+
+    lower: Fraction
+    whole: bool
+    certificate: list[dict[str, Any]]
+    point: np.ndarray | None
+
+
+def save_bounds(path: str | Path, mark: str, bounds: Bounds) -> None:
+    """InputError where the file can't be written."""
+    record = {
+        "verinn distance": VERSION,
+        "question": mark,
+        "lower": str(bounds.lower),
+        "whole": bounds.whole,
+        "certificate": bounds.certificate,
+        "point": None if bounds.point is None else bounds.point.astype(np.float64).tolist(),
+    }
+    write_text(path, json.dumps(record) + "\n")
+
+
+def load_bounds(path: str | Path, mark: str) -> Bounds:
+    """InputError where the file isn't one that ``save_bounds`` wrote, or is of another question."""
+    name = str(path)
+    try:
+        record = json.loads(read_bytes(path))
+        _own(record, "verinn distance", mark, name)
+        point = None if record["point"] is None else np.array(record["point"], np.float32)
+        if not isinstance(record["certificate"], list) or not isinstance(record["whole"], bool):
+            raise ValueError("no certificate")
+        return Bounds(Fraction(record["lower"]), record["whole"], record["certificate"], point)
+    except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
+        raise InputError(f"is broken ({error})", file=name, hint="delete it to start anew") from None
+
+
+def _own(record: Any, kind: str, mark: str, name: str) -> None:
+    """InputError unless a parsed file is of that kind, and of this question."""
+    if not isinstance(record, dict) or record.get(kind) != VERSION:
+        raise InputError("is no state of such a search", file=name, hint="name a file that --state wrote")
+    if record["question"] != mark:
+        raise InputError(
+            "is the state of another question", file=name,
+            hint="give the same model, region and options, or another file",
+        )  # fmt: skip
 
 
 def _packed(boxes: Boxes) -> dict[str, Any]:

@@ -24,6 +24,8 @@ from verinn.region.grid import make_grid
 from verinn.region.manipulations import Family
 from verinn.region.prefix import composed
 from verinn.region.question import Question, Scale, Source, arranged, decimals, rivals
+from verinn.region.spaces import Cells
+from verinn.region.state import fingerprint
 from verinn.region.verdict import Cover, Kind, Report
 from verinn.result import Verdict, Witness
 from verinn.search.plan import solve
@@ -165,14 +167,26 @@ def check_prefix(composition: Composition, samples: int = 12) -> float:
     return worst
 
 
-def verify_family(composition: Composition, options: Options, stop: Callable[[], bool] = lambda: False) -> Report:
-    """Every real θ of the box, or every θ of its grid: safe for these manipulations, or a θ replayed."""
+def verify_family(
+    composition: Composition,
+    options: Options,
+    stop: Callable[[], bool] = lambda: False,
+    tell: Callable[[str], None] | None = None,
+    state: str | Path | None = None,
+) -> Report:
+    """Every real θ of the box, or every θ of its grid: safe for these manipulations, or a θ replayed.
+
+    ``tell``: a line of progress now and then. ``state``: a file to go on from and to keep the search in.
+    """
     began = time.monotonic()
     away = check_prefix(composition)
     question = question_of(composition, options.seed)
     replay, family = Replay(composition), composition.family
     grid = question.grids[0][1]
-    report = _searched(question, family, options, stop)
+    mark = ""
+    if state is not None:
+        mark = fingerprint(composition.model, [grid], question.text, composition.ties)
+    report = _searched(question, family, Settings(options, stop=stop, tell=tell, state=state, mark=mark))
     theta, reason, safe = report.point, report.reason, report.kind in (Kind.SAFE_ON_GRID, Kind.SAFE_CONTINUOUS)
     covers = tuple(
         replace(cover, what=cover.what.replace("grid points", "points of θ's grid")) for cover in report.covers
@@ -201,17 +215,19 @@ def verify_family(composition: Composition, options: Options, stop: Callable[[],
     )  # fmt: skip
 
 
-def _searched(question: Question, family: Family, options: Options, stop: Callable[[], bool]) -> Report:
+def _searched(question: Question, family: Family, settings: Settings) -> Report:
     """Boxes of θ halved until bounds prove them; what half of the time leaves open is asked of the ordinary search,
     which also splits phases of ReLUs."""
     if family.gridded:
-        return decide(question, Settings(options, stop=stop))
-    now = time.monotonic()
+        return decide(question, settings)
+    options, now = settings.options, time.monotonic()
     until = now + 0.5 * (options.deadline - now if options.deadline is not None else 3600.0)
-    report = decide(question, Settings(replace(options, deadline=until), cells=True, stop=stop, engine=False))
-    done, total = (int(report.statistics[key]) for key in ("units covered", "units"))
+    half = replace(settings, options=replace(options, deadline=until), cells=True, engine=False)
+    report = decide(question, half)
+    space = Cells.of(question.grids[0][1])
+    done, total = int(report.statistics["units covered"]), space.count(*space.root)
     report = replace(report, covers=(Cover("parts of θ's box", done, total),))
-    if report.kind is not Kind.UNKNOWN or stop():
+    if report.kind is not Kind.UNKNOWN or settings.stop():
         return report
     result = solve(question.problem, options)
     if result.verdict is Verdict.UNSAT:
