@@ -155,13 +155,16 @@ def test_a_theta_that_does_not_replay_is_unknown(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_search_over_theta_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    composition, state = made(family({"kind": "rotation", "degrees": [-2, 2]}, KINDS[1])), tmp_path / "s.json"
-    told: list[str] = []
+    """Stopped after one box was halved: the halves are in the state, and are what the next run begins with."""
+    composition, state = made(family({"kind": "translation", "x": [-0.3, 0.3]})), tmp_path / "s.json"
     options = Options(device="cpu", deadline=time.monotonic() + 60)
-    first = verify_family(composition, options, lambda: len(told) > 5, told.append, state)
-    assert first.kind is Kind.UNKNOWN and 0 < first.covers[0].done < first.covers[0].total and told
-    second = verify_family(composition, options, state=state)
+    told: list[str] = []
+    first = verify_family(composition, options, lambda: len(told) > 0, told.append, state)
+    assert first.kind is Kind.UNKNOWN and first.covers[0].done < first.covers[0].total
+    assert told == ["covered so far: 0 %, 2 boxes wait"]
+    second = verify_family(composition, options, tell=told.append, state=state)
     assert second.kind is Kind.SAFE_FOR_MANIPULATIONS and second.covers[0].done == second.covers[0].total
+    assert told[1:] == ["covered so far: 100 %, 0 boxes wait"]
     with pytest.raises(InputError, match="another question"):
         verify_family(made(family(KINDS[0], KINDS[1])), options, state=state)
 
