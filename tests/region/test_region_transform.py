@@ -230,3 +230,19 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no TOML"):
         load_family(path)
     assert str(family_from_words(["rotation:degrees=-3..3"])) == "rotation: rotation.degrees in [-3, 3]"
+    spans = family_from_words(["rotation:degrees=-3..3/0.5", "haze:amount=0..0.1"]).spans
+    assert [span.step for span in spans] == [prefix_fraction("1/2"), None]
+    with pytest.raises(InputError, match="/STEP"):
+        family_from_words(["haze:amount=0..0.1/x"])
+
+
+@pytest.mark.parametrize("entry", KINDS, ids=lambda entry: entry["kind"])
+def test_files_and_words_say_the_same(entry: dict[str, Any], tmp_path: Path) -> None:
+    """Every kind, with all its parameters, from TOML, from JSON and from options."""
+    parameters = {name: value for name, value in entry.items() if name != "kind"}
+    words = [f"{n}={v[0]}..{v[1]}" if isinstance(v, list) else f"{n}={v}" for n, v in parameters.items()]
+    toml = "\n".join(["[[manipulation]]", f'kind = "{entry["kind"]}"', *(f"{n} = {v}" for n, v in parameters.items())])
+    (tmp_path / "m.toml").write_text(toml)
+    (tmp_path / "m.json").write_text(json.dumps({"manipulation": [entry]}))
+    made_ = [load_family(tmp_path / f"m.{end}") for end in ("toml", "json")]
+    assert made_[0] == made_[1] == family_from_words([f"{entry['kind']}:{','.join(words)}"]) == family(entry)

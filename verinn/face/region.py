@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     family = parser.add_argument_group("verinn region transform")
     family.add_argument("--manipulations", metavar="FILE", help="a .toml or .json file that lists manipulations")
-    family.add_argument("--manipulate", action="append", default=[], metavar="KIND:NAME=LOW..HIGH,…",
+    family.add_argument("--manipulate", action="append", default=[], metavar="KIND:NAME=LOW..HIGH[/STEP],…",
                         help="a manipulation, after those given before; e.g. rotation:degrees=-3..3")  # fmt: skip
     family.add_argument("--save-model", metavar="FILE", help="write the model with the manipulations in front of it")
     distance = parser.add_argument_group("verinn region distance")

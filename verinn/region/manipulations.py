@@ -116,7 +116,8 @@ def load_family(path: str | Path) -> Family:
 
 
 def family_from_words(words: Sequence[str]) -> Family:
-    """The family of command-line words: KIND:NAME=VALUE,NAME=LOW..HIGH,… one for each manipulation."""
+    """The family of command-line words: KIND:NAME=VALUE,NAME=LOW..HIGH,… one for each manipulation; NAME=LOW..HIGH/STEP
+    puts a range on a grid."""
     record = []
     for word in words:
         kind, _, rest = word.partition(":")
@@ -124,13 +125,17 @@ def family_from_words(words: Sequence[str]) -> Family:
         for part in filter(None, rest.split(",")):
             name, sign, value = part.partition("=")
             low, dots, high = value.partition("..")
+            high, slash, step = high.partition("/")
             try:
                 entry[name] = [float(low), float(high)] if dots else float(low)
+                if slash:
+                    entry.setdefault("steps", {})[name] = float(step)
             except ValueError:
                 sign = ""
             if not sign:
                 raise InputError(
-                    f"`{part[:40]}` is not NAME=VALUE or NAME=LOW..HIGH", place=f"--manipulate {kind[:40]}"
+                    f"`{part[:40]}` is not NAME=VALUE, NAME=LOW..HIGH or NAME=LOW..HIGH/STEP",
+                    place=f"--manipulate {kind[:40]}",
                 )
         record.append(entry)
     return family_of({"manipulation": record})
