@@ -205,3 +205,20 @@ def test_bounds_are_told_as_they_come() -> None:
     report = smallest_change(hard(2, Fraction(1)), DistanceSettings(limit, 1, tell=told.append))
     lows = [float(line.split()[2]) for text in told for line in text.splitlines() if line.startswith("at least")]
     assert lows == sorted(lows) and lows[-1] == report.extra["at least"] and len(set(lows)) > 2
+
+
+def test_states_tell_images_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Many inputs, two images of one class that differ in a single pixel in the middle."""
+    rng = np.random.default_rng(0)
+    weight = np.stack([rng.integers(0, 4, 1200) / 4, np.zeros(1200)], 1)
+    net = Net(((weight, np.array([-weight[:, 0].sum() * 0.503, 0.0])),), ())
+    (tmp_path / "m.onnx").write_bytes(net.model().SerializeToString())
+    images = np.full((2, 1200), 128, np.uint8)
+    images[1, 600] = 129
+    np.save(tmp_path / "x.npy", images)
+    given = ["region", "distance", str(tmp_path / "m.onnx"), "--image", str(tmp_path / "x.npy"), "--label", "1"]
+    given += ["--norm", "1", "--timeout", "20", "--state", str(tmp_path / "s.json"), "--dims", "590-609"]
+    assert main([*given, "--index", "0"]) == main([*given, "--index", "0"]) == 0
+    assert "at least: 0.0" not in capsys.readouterr().out
+    assert main([*given, "--index", "1"]) == 2
+    assert "another question" in capsys.readouterr().err

@@ -214,7 +214,8 @@ def _ask(args: argparse.Namespace, deadline: float | None, stage: Stage) -> tupl
     if args.kind == "layer":
         report = _layers(args, question, deadline, stage)
         return report, lambda: _draw(args, question, report)
-    options = Options(deadline=deadline, device="cpu", seed=args.seed)
+    early = None if deadline is None else deadline - min(1.0, 0.05 * args.timeout)  # a batch may take a second
+    options = Options(deadline=early, device="cpu", seed=args.seed)
     mark = fingerprint(args.model, [grid for _, grid in question.grids], question.text, args.ties, str(args.cells))
     settings = Settings(
         options, args.cells, args.state, mark, stop=stage.stop.is_set, tell=_teller(stage, args.verbose)
@@ -265,10 +266,11 @@ def _distance(
     from verinn.region.images import save_plot
     from verinn.region.state import fingerprint
 
-    options = Options(deadline=deadline, device="cpu", seed=args.seed)
+    early = None if deadline is None else deadline - min(1.0, 0.05 * args.timeout)  # a batch may take a second
+    options = Options(deadline=early, device="cpu", seed=args.seed)
     mark = fingerprint(
         args.model, [grid for _, grid in question.grids], question.text, args.ties, args.norm, str(args.on_grid),
-        str(question.scale), str(question.centre),
+        str(question.scale), str(None if question.centre is None else question.centre.tolist()),
     )  # fmt: skip
     report = smallest_change(
         question,

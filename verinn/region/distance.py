@@ -297,6 +297,7 @@ class _Distance:
         values = [self.low, self.high]
         point = self.centre.astype(np.float64)
         most = self.upper - 1 if self.settings.p == 0 else math.inf
+        late = self._until(self._share(4))
         for _ in range(int(min(self.grid.n, most, 200))):
             tried = np.repeat(point[None], 2 * len(self.grid.free), 0)
             for number, value in enumerate(values):
@@ -311,7 +312,7 @@ class _Distance:
             if witness is not None:
                 self._improved(placed, self.settings.p)
                 return
-            if self.settings.expired():
+            if late():
                 return
 
     # -- below ------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from verinn.search.explore import Task
 
 Group = tuple[tuple[int, ...], int]
 #: families bounded at once
-BATCH = 64
+BATCH = 16
 #: boxes that the cover of single subsets may take, each
 EACH = 2000
 
