@@ -5,20 +5,23 @@ from __future__ import annotations
 import itertools
 import math
 import time
+from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
 from region_brute import Net, random_net, violates
+from test_region_honesty import hard
 
 from verinn.bounds.region import least
 from verinn.bounds.rounding import exact_kernels
 from verinn.ops.program import Program
 from verinn.options import Options
 from verinn.region.around import Around, Few, Near, rows
+from verinn.region.cover import cover
 from verinn.region.distance import DistanceSettings, smallest_change
-from verinn.region.few import Family
+from verinn.region.few import Family, Search
 from verinn.region.question import Question, Scale, about_image
 from verinn.region.search import Task, prepare
 from verinn.region.verdict import Kind
@@ -157,6 +160,22 @@ def test_l0_bounds_of_several_inputs_are_true_and_counted() -> None:
                 split = split or one["families"] > 1
                 assert _counted(one["cover"], one["inputs"]) == one["subspaces"] == math.comb(5, one["inputs"])
     assert deepest >= 3 and split
+
+
+def test_time_that_is_up_within_a_bound_proves_nothing() -> None:
+    """The first look at the clock is in time; the next, between two blocks of hidden values, is not."""
+    question = hard(3)
+    spec = next(iter(groups([question.grids[0][0]])))
+    task, judge = prepare(Program.prepare(question.problem.graph, torch.float64), spec)
+    grid, looks = question.grids[0][1], itertools.count()
+    low, high = grid.box(grid.low, grid.high)
+    late: Callable[[], bool] = lambda: next(looks) > 0  # noqa: E731
+    found = Search(task, judge, np.zeros(3), low, high, lambda x: None, late).run([0, 1, 2], 2)
+    assert not found.proved and found.done == 0 and "time" in found.reason
+    looks = itertools.count()
+    ball = Around(torch.zeros(3).double(), 1.0, 2)
+    proved = cover(task, judge, low[None], high[None], lambda x: None, late, ball)
+    assert not proved.proved and "time" in proved.reason and next(looks) > 1
 
 
 def _counted(told: list[dict[str, object]], count: int) -> int:

@@ -106,6 +106,7 @@ def test_all_layers_agree_with_the_truth(seed: int) -> None:
             assert not violated
         if report.kind is Kind.SAFE_FOR_MANIPULATIONS:
             assert any("nothing is claimed" in text for text in report.assumptions)
+            assert any("are independent" in text for text in report.assumptions) == (paths == "single")
 
 
 def test_what_mapping_back_leaves_open_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from region_brute import Net
 from scipy.ndimage import map_coordinates
 
 import verinn.region.prefix as prefix
@@ -22,8 +23,10 @@ from verinn.options import Options
 from verinn.region.direct import manipulated
 from verinn.region.manipulations import Family, family_from_words, family_of, load_family
 from verinn.region.question import Scale
-from verinn.region.transform import Composition, Replay, check_prefix, compose, loses, verify_family
+from verinn.region.transform import Composition, Replay, check_prefix, compose, loses, question_of, verify_family
 from verinn.region.verdict import Kind
+from verinn.result import Verdict
+from verinn.search.plan import solve
 
 torch.set_num_threads(1)
 MODELS = Path(__file__).parents[2] / "benchmarks" / "digits" / "onnx"
@@ -246,3 +249,23 @@ def test_files_and_words_say_the_same(entry: dict[str, Any], tmp_path: Path) -> 
     (tmp_path / "m.json").write_text(json.dumps({"manipulation": [entry]}))
     made_ = [load_family(tmp_path / f"m.{end}") for end in ("toml", "json")]
     assert made_[0] == made_[1] == family_from_words([f"{entry['kind']}:{','.join(words)}"]) == family(entry)
+
+
+def tiny() -> Net:
+    """A 3 × 3 image: class 0 as long as its middle row is brighter than the others by some margin."""
+    first = np.zeros((9, 4))
+    first[3:6, 0], first[[0, 1, 2, 6, 7, 8], 1] = 1.0, 0.5
+    first[:, 2], first[:, 3] = 0.25, -0.25
+    second = np.array([[2.0, -2.0], [-2.0, 2.0], [0.5, 0.0], [0.0, 0.5]])
+    return Net(((first, np.array([0.0, 0.0, -0.5, 0.5])), (second, np.array([0.0, 0.5]))), ("Relu",))
+
+
+@pytest.mark.parametrize("engine", ["auto", "boxes", "phases", "values", "smt", "milp"])
+def test_any_engine_decides_over_theta(engine: str) -> None:
+    pixels = np.array([[0.25, 0.25, 0.25], [0.75, 0.75, 0.75], [0.25, 0.25, 0.25]])
+    found = []
+    for entry in ({"kind": "contrast", "factor": [0.25, 1.0]}, {"kind": "contrast", "factor": [0.0, 1.0]}):
+        composition = compose(tiny().model(), pixels, family(entry), Scale(), 0, "violate")
+        options = Options(device="cpu", engine=engine, attack=False, deadline=time.monotonic() + 20)
+        found.append(solve(question_of(composition).problem, options).verdict)
+    assert found == [Verdict.UNSAT, Verdict.SAT]

@@ -7,6 +7,7 @@ changes, as in "top-t" bounds of few-pixel attacks: Shapira et al., OOPSLA 2023)
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,6 +22,10 @@ from verinn.bounds.rounding import cast_down, cast_up, gamma, tiny
 from verinn.bounds.rows import dot
 from verinn.ops.program import Step
 from verinn.search.explore import Task, bound_spec
+
+
+class OutOfTime(Exception):
+    """Time was up before bounds were there."""
 
 
 class Near(Protocol):
@@ -114,24 +119,34 @@ class _Within:
     near: Near
     lower: Tensor
     upper: Tensor
+    expired: Callable[[], bool]
 
     def refresh(self, relaxation: Relaxation, step: Step) -> None:
         """Nothing is known beside the set."""
 
     def minimum(self, form: LinearForm, lower: Tensor, upper: Tensor) -> Tensor:
+        if self.expired():
+            raise OutOfTime
         exact = form.exact(lower, upper)
         over_box = form.minimum(lower, upper)
         return torch.fmax(over_box, self.near.least(exact.a.double(), exact.c, self.lower, self.upper))
 
 
-def rows(task: Task, lower: Tensor, upper: Tensor, near: Near | None = None) -> tuple[Tensor, Tensor]:
+def rows(
+    task: Task,
+    lower: Tensor,
+    upper: Tensor,
+    near: Near | None = None,
+    expired: Callable[[], bool] = lambda: False,
+) -> tuple[Tensor, Tensor]:
     """Lower linear bounds of the spec's rows over boxes (D, n): a (D, R, n), c (D, R), exact as float64.
 
-    ``near``: they only have to hold on this set within the boxes.
+    ``near``: they only have to hold on this set within the boxes. ``expired``: looked at between layers and blocks of
+    them; raises OutOfTime.
     """
     dtype = task.program.dtype
     low, high = cast_down(lower, dtype), cast_up(upper, dtype)
-    cutter = None if near is None else _Within(near, lower, upper)
+    cutter = None if near is None else _Within(near, lower, upper, expired)
     relaxation = relax(task.program, low, high, budget=task.budget, cutter=cutter, first=near is not None)
     case = torch.zeros(len(low), dtype=torch.int64)
     form = bound_spec(task, relaxation, case).exact(low, high)

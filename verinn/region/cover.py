@@ -12,7 +12,7 @@ from torch import Tensor
 
 from verinn.bounds.region import least
 from verinn.bounds.rounding import exact_kernels
-from verinn.region.around import Around, rows
+from verinn.region.around import Around, OutOfTime, rows
 from verinn.region.points import Judge
 from verinn.region.search import judge_rows, out_of_memory, promising
 from verinn.result import Witness
@@ -96,7 +96,7 @@ def cover(
                     return Cover(False, closed, int((left == 0).sum()), reason=reason)
                 some, boxes = boxes.taken(pace.size)
                 bounded += len(some)
-                children, found, looked = _step(task, judge, some, around, confirm)
+                children, found, looked = _step(task, judge, some, around, confirm, expired)
                 pace.next()
                 if bounded <= min(MOST_TOLD, MOST_NUMBERS // lower.shape[1]):
                     tree.extend(looked)
@@ -108,6 +108,8 @@ def cover(
                 np.subtract.at(left, some.owner.numpy(), 1)
                 np.add.at(left, children.owner.numpy(), 1)
                 boxes = boxes.joined(children)
+    except OutOfTime:
+        return Cover(False, closed, int((left == 0).sum()), reason="the time was up")
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
@@ -156,11 +158,16 @@ class _Stack:
 
 
 def _step(
-    task: Task, judge: Judge, some: _Stack, around: Around | None, confirm: Callable[[np.ndarray], Witness | None]
+    task: Task,
+    judge: Judge,
+    some: _Stack,
+    around: Around | None,
+    confirm: Callable[[np.ndarray], Witness | None],
+    expired: Callable[[], bool],
 ) -> tuple[_Stack | None, tuple[Witness, np.ndarray] | None, list[Looked]]:
     """One batch: (halves of what stays open, or None where a box can't be halved; a witness and its point; what
     became of each box)."""
-    a, c = rows(task, some.lower, some.upper, around)
+    a, c = rows(task, some.lower, some.upper, around, expired)
     open_, low, high, _ = judge_rows(task.spec, a, c, some.lower, some.upper)
     live = open_.any(1)
     value, outside = least(a, c, some.lower, some.upper), torch.zeros_like(live)

@@ -25,7 +25,7 @@ from verinn.ir.prop import Case
 from verinn.ops.program import Program
 from verinn.options import Options
 from verinn.region import few
-from verinn.region.around import Around
+from verinn.region.around import Around, rows
 from verinn.region.cover import cover
 from verinn.region.decide import describe
 from verinn.region.grid import below
@@ -39,6 +39,8 @@ from verinn.result import Verdict, Witness
 from verinn.search.plan import facts_of, plan_of, solve
 from verinn.search.spec import Spec, groups
 
+#: inputs that one step of greedy stacking is tried with
+MOST_STEPS = 256
 #: seconds between two writes of a state
 EVERY = 20.0
 #: radii that are tried by bounds alone
@@ -294,15 +296,14 @@ class _Distance:
 
     def _stacked(self) -> None:
         """Greedy stacking: again and again the one input and value that lower the margin most."""
-        values = [self.low, self.high]
         point = self.centre.astype(np.float64)
         most = self.upper - 1 if self.settings.p == 0 else math.inf
         late = self._until(self._share(4))
         for _ in range(int(min(self.grid.n, most, 200))):
-            tried = np.repeat(point[None], 2 * len(self.grid.free), 0)
-            for number, value in enumerate(values):
-                for row, i in enumerate(self.grid.free):
-                    tried[number * len(self.grid.free) + row, i] = value[i]
+            some = self._promising(point)
+            tried = np.repeat(point[None], 2 * len(some), 0)
+            tried[np.arange(len(some)), some] = self.low[some]
+            tried[len(some) + np.arange(len(some)), some] = self.high[some]
             with torch.no_grad(), exact_kernels():
                 low, _ = self.judge.rows(torch.from_numpy(tried))
             best = torch.stack([low[:, self.spec.owner == j].amax(1) for j in range(self.spec.conjunctions)], 1).amin(1)
@@ -314,6 +315,17 @@ class _Distance:
                 return
             if late():
                 return
+
+    def _promising(self, point: np.ndarray) -> np.ndarray:
+        """The inputs that may lower a row most, by its slope at a point: those that one step is tried with."""
+        if len(self.grid.free) <= MOST_STEPS:
+            return self.grid.free
+        x = torch.from_numpy(point)[None]
+        with torch.no_grad(), exact_kernels():
+            a = rows(self.task, x, x)[0][0].numpy()
+        gain = np.abs(a) * np.where(a > 0, point - self.low, self.high - point)
+        best = gain.max(0)[self.grid.free]
+        return np.asarray(self.grid.free[np.argsort(-best, kind="stable")[:MOST_STEPS]])
 
     # -- below ------------------------------------------------------------------------------------
 
@@ -346,7 +358,7 @@ class _Distance:
             least = Fraction(self.settings.gap) * max(self.lower, failed / 64)
             if self.settings.expired() or self._closed() or failed - self.lower <= least:
                 return
-            radius = (self.lower + failed) / 2
+            radius = (self.lower + failed) / 2 if self.lower else failed / 4
             if not self._below_ball(radius, self._cover(radius, self.settings.expired, 0)):
                 failed = radius
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from verinn.bounds.region import least
 from verinn.bounds.rounding import exact_kernels
-from verinn.region.around import Few, rows
+from verinn.region.around import Few, OutOfTime, rows
 from verinn.region.cover import MOST_TOLD, Pace, cover, still
 from verinn.region.points import Judge
 from verinn.region.search import out_of_memory, promising
@@ -105,6 +105,8 @@ class Search:
         try:
             with torch.no_grad(), exact_kernels():
                 return self._loop([Family(((tuple(self._ranked(free)), count),))])
+        except OutOfTime:
+            return self._found(False, reason="the time was up")
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
@@ -160,7 +162,7 @@ class Search:
     def _bounded(self, some: list[Family]) -> tuple[list[Family], tuple[Witness, np.ndarray] | None]:
         """The families that stay open, and a witness if one was found."""
         few, low, high = self._set(some)
-        a, c = rows(self.task, low, high, few)
+        a, c = rows(self.task, low, high, few, self.expired)
         value = torch.maximum(least(a, c, low, high), few.least(a, c, low, high))
         live = still(self.task, value)
         for d in (~live).nonzero().squeeze(1).tolist():
