@@ -8,6 +8,7 @@ import zlib
 import numpy as np
 import onnx
 import onnx_cases
+import onnx_control
 import onnx_quantised
 import pytest
 import torch
@@ -25,7 +26,7 @@ from verinn.passes.simplify import simplify
 # Small products on two threads wait for each other whenever the machine is busy.
 torch.set_num_threads(1)
 
-assert onnx_cases and onnx_quantised  # their imports registered makers
+assert onnx_cases and onnx_control and onnx_quantised  # their imports registered makers
 DRAWS = 8
 MORE = 60
 # Across a jump the two sides are both legal: then only ``agree``, which knows of jumps, compares.

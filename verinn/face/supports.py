@@ -10,8 +10,8 @@ ONNX_OPSETS = ("7", "28")
 VNNLIB_VERSIONS = ("1.0", "2.0")
 ELEMENT_TYPES = ("float32", "float64")
 
-# Read, but in some uses only, so not promised. None at present.
-PARTIAL: tuple[str, ...] = ()
+# Read, but in some uses only, so not promised: control flow whose size constants tell, sorted entries that are few.
+PARTIAL: tuple[str, ...] = ("If", "Loop", "Scan", "TopK")
 # Operators on values that depend on the input; the reader folds more of them between constants. Kept here
 # so that the answer needs no import of the reader; a test compares the two.
 ONNX_OPERATORS: tuple[str, ...] = (

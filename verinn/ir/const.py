@@ -108,12 +108,12 @@ def error_of(const: Const) -> np.ndarray:
 
 def neg(x: Const) -> Const:
     """−x, exactly."""
-    return Const(-x.value, x.error)
+    return Const(np.asarray(-x.value), x.error)
 
 
 def absolute(x: Const) -> Const:
     """|x|: 1-Lipschitz, so the error carries over."""
-    return Const(np.abs(x.value), x.error)
+    return Const(np.asarray(np.abs(x.value)), x.error)
 
 
 def maximum(x: Const, y: Const) -> Const:

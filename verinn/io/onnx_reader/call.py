@@ -16,12 +16,21 @@ from verinn.ir.graph import Const, Shape
 
 @dataclass(frozen=True)
 class Call:
-    """A node to import: its inputs as symbolic values (None where left out), its attributes, the opset."""
+    """A node to import: its inputs as symbolic values (None where left out), its attributes, the opset.
+
+    ``reader`` reads subgraphs.
+    """
 
     node: onnx.NodeProto
     inputs: Sequence[Value | None]
     builder: Builder
     opset: int
+    reader: Callable[[onnx.GraphProto, Sequence[Value]], list[Value]] | None = None
+
+    def read(self, body: onnx.GraphProto, inputs: Sequence[Value]) -> list[Value]:
+        """The outputs of a subgraph, given its inputs in order; it may read what stands around the node."""
+        assert self.reader is not None
+        return self.reader(body, inputs)
 
     @property
     def op(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,8 +77,31 @@ def label(node: onnx.NodeProto) -> str:
     return f"node '{name}' ({node.op_type})"
 
 
-def check_names(graph: onnx.GraphProto) -> None:
-    """Every value is made once, and every name that is read or returned is made."""
+def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The subgraphs of a node."""
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            yield attribute.g
+
+
+def reads(node: onnx.NodeProto) -> set[str]:
+    """The names that a node reads, those that its subgraphs take from around it among them."""
+    return {*filter(None, node.input), *(name for body in bodies(node) for name in _captured(body))}
+
+
+def _captured(graph: onnx.GraphProto) -> set[str]:
+    own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    own |= {tensor.values.name for tensor in graph.sparse_initializer}
+    own |= {name for node in graph.node for name in node.output}
+    read = {name for node in graph.node for name in reads(node)} | {value.name for value in graph.output}
+    return read - own
+
+
+def check_names(graph: onnx.GraphProto, around: frozenset[str] = frozenset()) -> None:
+    """Every value is made once, and every name that is read or returned is made.
+
+    ``around``: of a subgraph, what exists around it. Its names may hide those.
+    """
     initial = [tensor.name for tensor in graph.initializer]
     initial += [tensor.values.name for tensor in graph.sparse_initializer]
     _unique(initial, "weights")
@@ -92,13 +115,15 @@ def check_names(graph: onnx.GraphProto) -> None:
             made.add(name)
     for node in graph.node:
         for name in filter(None, node.input):
-            if name not in made:
+            if name not in made and name not in around:
                 raise InputError(f"reads '{name}', which nothing makes", place=label(node), hint="the model is damaged")
+        for body in bodies(node):
+            check_names(body, around | made)
     if not graph.output:
         raise InputError("has no outputs", hint="the model is damaged")
     _unique([value.name for value in graph.output], "outputs")
     for value in graph.output:
-        if value.name not in made:
+        if value.name not in made and value.name not in around:
             raise InputError("nothing makes it", place=f"output '{value.name}'", hint="the model is damaged")
 
 
@@ -116,7 +141,7 @@ def needed_in_order(graph: onnx.GraphProto, wanted: Iterable[str]) -> list[onnx.
     InputError when the nodes form a cycle, wherever it is.
     """
     makers = {name: index for index, node in enumerate(graph.node) for name in node.output if name}
-    waits = [{makers[name] for name in node.input if name in makers} for node in graph.node]
+    waits = [{makers[name] for name in reads(node) if name in makers} for node in graph.node]
     users: dict[int, list[int]] = {}
     for index, sources in enumerate(waits):
         for source in sources:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from verinn.io.onnx_reader import (
     affine,
     compare,
     constants,
+    control,
     einsum,
     indices,
     masks,
@@ -26,9 +28,10 @@ from verinn.io.onnx_reader import (
     reduce,
     resize,
     scalar,
+    sorting,
     transposed,
 )
-from verinn.io.onnx_reader.builder import Builder, Value, limited
+from verinn.io.onnx_reader.builder import Builder, Known, Ref, Value, limited
 from verinn.io.onnx_reader.call import IMPORTERS, Call, Result
 from verinn.io.onnx_reader.load import HOME, Model, check_names, inlined, label, load_model, needed_in_order, opset_of
 from verinn.io.onnx_reader.masks import Masked
@@ -42,6 +45,7 @@ FAMILIES = (
     affine,
     compare,
     constants,
+    control,
     einsum,
     indices,
     moves,
@@ -52,6 +56,7 @@ FAMILIES = (
     reduce,
     resize,
     scalar,
+    sorting,
     transposed,
 )
 
@@ -107,9 +112,10 @@ def _read(loaded: Model, hidden: Sequence[str], box: Box | None) -> Graph:
 class _Values:
     """What each name of the file stands for. Weights are read when first asked for."""
 
-    def __init__(self, graph: onnx.GraphProto, folder: Path | None) -> None:
+    def __init__(self, graph: onnx.GraphProto, folder: Path | None, around: _Values | None = None) -> None:
         self.made: dict[str, Tensors] = {}
         self.folder = folder
+        self.around = around  # of a subgraph: what stands around its node
         self.dense = {tensor.name: tensor for tensor in graph.initializer}
         self.sparse = {tensor.values.name: tensor for tensor in graph.sparse_initializer}
         self.weights = {*self.dense, *self.sparse}
@@ -124,6 +130,8 @@ class _Values:
                     self.made[name] = known_of_sparse(self.sparse[name])
             except InputError as error:
                 raise _told(error, place=f"weight '{name}'") from None
+        if name not in self.made and self.around is not None:
+            return self.around.get(name)
         return self.made.get(name)
 
 
@@ -197,7 +205,7 @@ def _import(node: onnx.NodeProto, builder: Builder, values: _Values, opset: int)
     builder.base = next(filter(None, node.output), builder.here)
     try:
         given = [_argument(name, values) for name in node.input]
-        made = _made(node, given, builder, opset)
+        made = _made(node, given, builder, opset, values)
     except InputError as error:
         raise _told(error, place=place) from None
     except Exception as error:  # a malformed node: whatever it trips over, it is told as bad input
@@ -209,7 +217,7 @@ def _import(node: onnx.NodeProto, builder: Builder, values: _Values, opset: int)
 
 
 def _made(
-    node: onnx.NodeProto, given: Sequence[Tensors | None], builder: Builder, opset: int
+    node: onnx.NodeProto, given: Sequence[Tensors | None], builder: Builder, opset: int, values: _Values
 ) -> Sequence[Tensors | None]:
     """What a node makes, in all worlds that its inputs come from."""
     function, count = IMPORTERS[node.op_type], len(node.output)
@@ -220,9 +228,30 @@ def _made(
         results: Sequence[Tensors | None] = masks.read(Call(node, masks.finite(plain), builder, opset), plain)
         return [results[k] if k < len(results) else None for k in range(count)]
     clear = [value for value in given if not isinstance(value, Masked)]
-    found = in_worlds(builder, clear, lambda inputs: _results(function(Call(node, inputs, builder, opset))))
+    reader = partial(_read_body, builder=builder, around=values, opset=opset)
+    found = in_worlds(builder, clear, lambda inputs: _results(function(Call(node, inputs, builder, opset, reader))))
     entries = [[(world, made[k] if k < len(made) else None) for world, made in found] for k in range(count)]
     return [met(builder, entry) for entry in entries]
+
+
+def _read_body(
+    graph: onnx.GraphProto, inputs: Sequence[Value], builder: Builder, around: _Values, opset: int
+) -> list[Value]:
+    """The outputs of a subgraph."""
+    if builder.world:
+        raise Unsupported("is reached with a size that depends on the input")
+    kept = builder.here, builder.base
+    values = _Values(graph, around.folder, around)
+    values.made.update(zip((info.name for info in graph.input), inputs, strict=True))
+    names = [output.name for output in graph.output]
+    for node in needed_in_order(graph, names):
+        _import(node, builder, values, opset)
+    builder.here, builder.base = kept
+    outputs = [values.get(name) for name in names]
+    made = [value for value in outputs if isinstance(value, Known | Ref)]
+    if len(made) < len(outputs):
+        raise Unsupported("makes something whose size depends on the input, or that is minus infinity")
+    return made
 
 
 def _results(result: Result) -> Sequence[Value | None]:
