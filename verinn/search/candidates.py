@@ -156,7 +156,14 @@ def _of_stairs(relaxation: Relaxation, step: Step, a: Tensor) -> tuple[Tensor, T
     low, high = relaxation.intervals[step.node.inputs[0]]
     least, most = relaxation.intervals[step.node.name]
     (point,) = points(step, low, high)
-    return torch.where(least < most, a.abs() * (most - least) / 2, 0.0), point
+    return torch.where(least < most, a.abs() * (most - least) / 2, 0.0), _between(step.node.op, point, least, most)
+
+
+def _between(op: str, point: Tensor, least: Tensor, most: Tensor) -> Tensor:
+    """The jump nearest to one at ``point`` that divides a range [least, most]: the nearest to the middle of an
+    interval with a jump at its end may lie at the other end, where the function doesn't jump within it."""
+    ends = {"floor": (1.0, 0.0), "ceil": (0.0, -1.0), "round": (0.5, -0.5)}.get(op)
+    return point if ends is None else torch.maximum(torch.minimum(point, most + ends[1]), least + ends[0])
 
 
 def _of_function(step: Step, interval: Interval, a: Tensor, lines: Lines) -> tuple[Tensor, Tensor]:
