@@ -92,6 +92,7 @@ class Report:
     checks: int = 0
     infinite: int = 0  # bounds that say nothing
     wrong: list[str] = field(default_factory=list)
+    failed: tuple[Graph, np.ndarray, np.ndarray] | None = None  # the first graph, and the boxes (D, n), that were wrong
     seconds: float = 0.0
 
 
@@ -287,7 +288,10 @@ def gate(op: str, boxes: int, seed: int = 0) -> Report:
         graph = CASES[op](rng)
         n = sum(int(np.prod(v.shape)) for v in graph.inputs)
         pairs = [ends(rng, op, (n,)) for _ in range(BATCH)]
-        check_graph_boxes(rng, graph, *(np.stack(end) for end in zip(*pairs, strict=True)), report)
+        low, high = (np.stack(end) for end in zip(*pairs, strict=True))
+        check_graph_boxes(rng, graph, low, high, report)
+        if report.wrong and report.failed is None:
+            report.failed = graph, low, high
     report.seconds = time.monotonic() - began
     return report
 

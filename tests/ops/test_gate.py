@@ -10,6 +10,7 @@ import pytest
 import torch
 from gate import gate, traps
 from ops_cases import CASES
+from shrinking import Failure, smallest
 
 from verinn.ir.graph import Node, frozen
 from verinn.ops import curve, product
@@ -28,7 +29,7 @@ def test_every_operator_passes_the_gate() -> None:
 @pytest.mark.parametrize("op", OPS)
 def test_bounds_hold(op: str) -> None:
     report = gate(op, 40)
-    assert report.wrong == []
+    assert report.wrong == [], smallest(report)
     assert report.checks > 300
 
 
@@ -54,7 +55,8 @@ def upper_for_lower(patch: Patch) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("op", OPS)
 def test_bounds_hold_over_many_boxes(op: str) -> None:
-    assert gate(op, 3000, seed=1).wrong == []
+    report = gate(op, 3000, seed=1)
+    assert report.wrong == [], smallest(report)
 
 
 def test_traps() -> None:
@@ -103,6 +105,17 @@ def convex_everywhere(patch: Patch) -> None:
 def test_broken_lines_are_caught(mutant: Callable[[Patch], None], ops: list[str], monkeypatch: Patch) -> None:
     mutant(monkeypatch)
     assert any(gate(op, 60).wrong for op in ops)
+
+
+def test_a_failure_is_made_small(monkeypatch: Patch) -> None:
+    """Of sines as if they were convex, Hypothesis finds one of a single element, between round ends."""
+    convex_everywhere(monkeypatch)
+    report = gate("sin", 20)
+    assert report.failed is not None and report.failed[1].shape[1] > 1
+    small = smallest(report)
+    assert isinstance(small, Failure) and str(small).startswith("sin")
+    assert small.low.size == 1 and small.low[0] < small.high[0]
+    assert all(round(float(end[0]), 1) == pytest.approx(float(end[0]), abs=1e-6) for end in (small.low, small.high))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
