@@ -15,11 +15,15 @@ import torch
 from search_brute import SHAPES, Layers, Row, Tree, model, random_asserts, random_layers, truth, write
 
 from verinn.api import verify
+from verinn.bounds import climb
 from verinn.ops.program import Program
 from verinn.options import Options
 from verinn.result import Verdict
 from verinn.search import phased, plan
 from verinn.search.box import Box
+from verinn.search.leverage import leverage
+from verinn.search.lift import wanted
+from verinn.search.neurons import PhaseTask
 
 SIZES = (2, 8, 6, 2)
 Patch = pytest.MonkeyPatch
@@ -118,30 +122,35 @@ def every_open(box: Box) -> torch.Tensor:
 
 def test_boxes_cut_at_phases_give_true_verdicts_and_cover(monkeypatch: Patch, tmp_path: Path) -> None:
     """Weights are eighths and points dyadic, so float64 evaluates the network without rounding."""
-    seen: list[tuple[Box, int, list[Box]]] = []
-    real = Box.cut
+    seen: dict[int, tuple[Box, int, list[Box]]] = {}
+    real = Box.side
 
-    def watched(box: Box, column: int, *given: Any) -> list[Box]:
-        parts = real(box, column, *given)
-        seen.append((box, column, parts))
-        return parts
+    def watched(box: Box, column: int, on: bool, *given: Any) -> Box | None:
+        before = {layer: memory.copy() for layer, memory in box.memories.items()}
+        part = real(box, column, on, *given)
+        for layer, memory in before.items():  # of which both sides, and whoever waits, have their own
+            assert torch.equal(memory.alpha, box.memories[layer].alpha)
+            assert torch.equal(memory.beta, box.memories[layer].beta)
+        seen.setdefault(id(box), (box, column, []))[2].extend([part] if part is not None else [])
+        assert seen[id(box)][1] == column
+        if part is not None:
+            low, high = known(part)
+            assert float(low[0, column]) >= 0 if on else float(high[0, column]) <= 0
+        return part
 
-    monkeypatch.setattr(Box, "cut", watched)
-    monkeypatch.setattr(phased, "FEW_INPUTS", -1)
-    monkeypatch.setattr(phased, "SPENDS", 0.0)
-    monkeypatch.setattr(phased, "_may_wait", lambda box, left: not box.tight)
-    monkeypatch.setattr(phased, "early", every_open)
-    known = 0
+    monkeypatch.setattr(Box, "side", watched)
+    always_cut(monkeypatch)
+    sure = 0
     for shape in SHAPES:
         for layers, asserts in instances(shape, 2):
             verdict = decided(layers, asserts, tmp_path)
             if verdict in (Verdict.SAT, Verdict.UNSAT):
-                known += 1
+                sure += 1
                 assert verdict.value == truth(layers, asserts)
-    assert known >= 2
+    assert sure >= 2
     assert seen
     lost = 0
-    for box, _, parts in seen:
+    for box, _, parts in seen.values():
         span = box.upper - box.lower
         steps = torch.from_numpy(np.random.default_rng(5).integers(0, 17, (200, span.shape[1]))) / 16
         program: Program = box.careful.program
@@ -155,7 +164,73 @@ def test_boxes_cut_at_phases_give_true_verdicts_and_cover(monkeypatch: Patch, tm
     assert lost
 
 
+def always_cut(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(phased, "FEW_INPUTS", -1)
+    monkeypatch.setattr(phased, "SPENDS", 0.0)
+    monkeypatch.setattr(phased, "_may_wait", lambda box, left: not box.tight)
+    monkeypatch.setattr(phased, "early", every_open)
+
+
+def known(box: Box) -> tuple[torch.Tensor, torch.Tensor]:
+    task = box.free()
+    return task.low, task.high
+
+
 def held_in(box: Box, z: torch.Tensor) -> torch.Tensor:
-    none = box.setting.spec.owner.new_zeros(0)
-    task = box.task(box.goals(none), none)
-    return ((task.low <= z) & (z <= task.high)).all(1)
+    low, high = known(box)
+    return ((low <= z) & (z <= high)).all(1)
+
+
+def test_leverage_is_the_derivative_through_all_bounds(monkeypatch: Patch, tmp_path: Path) -> None:
+    """Against automatic differentiation of the goal's bound by a factor of each ReLU's upper offset."""
+    seen: list[tuple[PhaseTask, PhaseTask, torch.Tensor]] = []
+
+    def watched(box: PhaseTask, goal: PhaseTask) -> torch.Tensor:
+        found = leverage(box, goal)
+        seen.append((box, goal, found))
+        return found
+
+    monkeypatch.setattr(phased, "leverage", watched)
+    always_cut(monkeypatch)
+    for layers, asserts in instances("disjunction", 5):
+        decided(layers, asserts, tmp_path)
+    through = 0
+    for box, goal, found in seen:
+        total, direct = differentiated(box, goal, monkeypatch)
+        open_ = ((box.low < 0) & (box.high > 0))[0]
+        assert bool((found[~open_] == -math.inf).all())
+        torch.testing.assert_close(found[open_], total[open_], rtol=1e-3, atol=1e-5)
+        through += int((total - direct > 1e-3 * total.abs().max()).sum())
+    assert through  # some neurons of the first layer count by the bounds behind them
+
+
+def differentiated(box: PhaseTask, goal: PhaseTask, monkeypatch: Patch) -> tuple[torch.Tensor, torch.Tensor]:
+    factor = torch.ones(1, box.columns.count, requires_grad=True)
+    real = climb.pieces
+
+    def scaled(*given: Any) -> Any:
+        lines = real(*given)
+        return replace(lines, offset=lines.offset * factor)
+
+    def lost(low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+        there = replace(goal, low=low, high=high)
+        rows = there.root().rows(there.allowed)
+        value = climb.evaluate(there.frame, there.goals, rows, there.root().multipliers, primal=False).value
+        return -torch.autograd.grad(value.sum(), factor)[0][0]
+
+    with monkeypatch.context() as patch, torch.enable_grad():
+        patch.setattr(climb, "pieces", scaled)
+        low, high = box.low, box.high
+        for layer in range(len(box.columns.names)):
+            part = box.columns.part(layer)
+            some = ((box.low < 0) & (box.high > 0))[0, part].nonzero().squeeze(1)
+            if not len(some):
+                continue
+            rows, first = wanted(box, layer, some, low, high, box.alpha)
+            value = climb.evaluate(box.frame, None, rows, first, primal=False).value
+            column = some + part.start
+            # the numbers that are known, with the derivatives of what bounds them
+            value = value - value.detach() + torch.cat([box.low[0, column], -box.high[0, column]])
+            low = low.index_copy(1, column, value[: len(some)].unsqueeze(0))
+            high = high.index_copy(1, column, -value[len(some) :].unsqueeze(0))
+        return lost(low, high), lost(box.low, box.high)

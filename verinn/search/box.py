@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -17,7 +17,7 @@ from verinn.bounds.interval import Interval
 from verinn.bounds.relevance import relevance
 from verinn.bounds.rounding import cast_down, cast_up
 from verinn.ops.program import Program
-from verinn.search.lift import tightened
+from verinn.search.lift import Memory, tightened
 from verinn.search.neurons import PhaseTask
 from verinn.search.spec import Spec
 from verinn.search.touch import PlainRows
@@ -59,7 +59,8 @@ class Box:
     """A box (1, n), float64, of a setting's case, relaxed in the search's dtype and in float64.
 
     ``tight``: whether its neurons were tightened already. ``depth``: how often it was halved.
-    ``held``: where phases were chosen, what is known there of the unstable neurons, (1, U) by column.
+    ``held``: where phases are chosen, what is known there of the unstable neurons, (1, U) by column;
+    ``memories``: by layer, what bounded its neurons there.
     """
 
     setting: Setting
@@ -70,6 +71,7 @@ class Box:
     tight: bool = False
     depth: int = 0
     held: tuple[Tensor, Tensor] | None = None
+    memories: dict[int, Memory] = field(default_factory=dict)
 
     @staticmethod
     def of(
@@ -88,6 +90,12 @@ class Box:
     def free_inputs(self) -> int:
         """How many inputs are not fixed."""
         return int((self.upper > self.lower).sum())
+
+    @cached_property
+    def open(self) -> Tensor:
+        """bool (U,): columns of neurons whose phase is open."""
+        free = self.free()
+        return ((free.low < 0) & (free.high > 0))[0]
 
     def task(self, goals: Goals, rows: Tensor) -> PhaseTask:
         """The search for a violation of all of some goals, of which ``rows`` (R,) are rows of the spec."""
@@ -129,28 +137,42 @@ class Box:
             found.extend(_climbed(self, block))
         return sorted(found, key=lambda one: -one.bound)
 
-    def _lifted(self, pace: Pace) -> PhaseTask | None:
+    def free(self) -> PhaseTask:
+        """The box without goals, with what it remembers."""
         none = self.setting.spec.owner.new_zeros(0)
         m = self.setting.spec.y.shape[2]
-        free = self.task(Goals(self.lower.new_zeros((0, m)), None, self.lower.new_zeros(0)), none)
-        return tightened(free, pace, workers=self.setting.workers)
+        task = self.task(Goals(self.lower.new_zeros((0, m)), None, self.lower.new_zeros(0)), none)
+        return replace(task, memories=dict(self.memories))
 
-    def cut(self, column: int, pace: Pace) -> list[Box]:
-        """The box where one unstable neuron is off, and where it is on, each tightened; those that hold an input.
+    def _lifted(self, pace: Pace, workers: int) -> PhaseTask | None:
+        own = {layer: memory.copy() for layer, memory in self.memories.items()}
+        return tightened(replace(self.free(), memories=own), pace, workers=workers)
+
+    def remembering(self, pace: Pace) -> Box | None:
+        """The box as one that is cut: its neurons bounded once more, with what bounded them remembered.
+
+        None: no input is in it.
+        """
+        free = self.free()
+        return replace(self, held=(free.low, free.high))._known(pace, self.setting.workers)
+
+    def side(self, column: int, on: bool, pace: Pace, workers: int = 1) -> Box | None:
+        """The box where one unstable neuron is on (or off), tightened. None: no input is in it.
 
         Later layers are bounded anew with a phase known before them, for all conjunctions: what splitting
         phases at bounds that stay can't do.
         """
-        none = self.setting.spec.owner.new_zeros(0)
-        whole = self.task(self.goals(none), none)
-        made = []
-        for side in range(2):
-            low, high = whole.low.clone(), whole.high.clone()
-            (high, low)[side][0, column] = 0.0
-            lifted = replace(self, held=(low, high), depth=self.depth + 1)._lifted(pace)
-            if lifted is not None:
-                made.append(replace(self, held=(lifted.low, lifted.high), tight=True, depth=self.depth + 1))
-        return made
+        free = self.free()
+        low, high = free.low.clone(), free.high.clone()
+        (low if on else high)[0, column] = 0.0
+        return replace(self, held=(low, high), depth=self.depth + 1)._known(pace, workers)
+
+    def _known(self, pace: Pace, workers: int) -> Box | None:
+        """Bounded anew, where phases are chosen."""
+        lifted = self._lifted(pace, workers)
+        if lifted is None:
+            return None
+        return replace(self, held=(lifted.low, lifted.high), memories=lifted.memories, tight=True)
 
     def tightened(self, pace: Pace) -> Box:
         """The box with every unstable neuron bounded by slopes of its own.
@@ -158,7 +180,7 @@ class Box:
         What is found holds in the whole box, so it serves all conjunctions and every smaller box.
         """
         assert self.held is None, "phases are chosen in boxes that are tight already"
-        lifted = self._lifted(pace)
+        lifted = self._lifted(pace, self.setting.workers)
         assert lifted is not None, "bounds that hold for every input of a box can't exclude each other"
         intervals = dict(self.careful.intervals)
         for i, source in enumerate(self.columns.sources):

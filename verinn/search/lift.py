@@ -8,6 +8,7 @@ INVPROP, Kotha et al., NeurIPS 2023, within alpha-CROWN for intermediate layers,
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import replace
 
 import torch
@@ -100,7 +101,7 @@ def lifted(
         with torch.no_grad():  # which is a matter of each thread
             return _climbed(task, layer, some[number], low, high, alpha, pace)
 
-    blocks = torch.arange(len(some), device=some.device).split(_rows_of(task) // 2)
+    blocks = torch.arange(len(some), device=some.device).split(rows_of(task) // 2)
     pool = ThreadPoolExecutor(workers) if workers > 1 else None
     for number, value in zip(blocks, map(bound, blocks) if pool is None else pool.map(bound, blocks), strict=True):
         if value is not None:
@@ -111,7 +112,7 @@ def lifted(
     return down, up
 
 
-def _rows_of(task: PhaseTask) -> int:
+def rows_of(task: PhaseTask) -> int:
     """How many rows are climbed together."""
     program = task.relaxation.program
     widest = max((torch.Size(shape).numel() for shape in program.shapes.values()), default=1)
@@ -120,8 +121,10 @@ def _rows_of(task: PhaseTask) -> int:
     return min(BLOCK, max(FEWEST, CACHE // (widest * torch.finfo(program.dtype).bits // 8)))
 
 
-def _climbed(task: PhaseTask, layer: int, some: Tensor, low: Tensor, high: Tensor, alpha: Tensor, pace: Pace) -> Tensor:
-    """Lower bounds of z and then of −z for some neurons of a layer: float64 (2·len(some),), certified."""
+def wanted(
+    task: PhaseTask, layer: int, some: Tensor, low: Tensor, high: Tensor, alpha: Tensor
+) -> tuple[Rows, Multipliers]:
+    """Rows for lower bounds of z and then of −z for some neurons of a layer, and the multipliers to start from."""
     size = 2 * len(some)
     sign = torch.ones(size, dtype=low.dtype, device=low.device)
     sign[len(some) :] = -1
@@ -133,10 +136,16 @@ def _climbed(task: PhaseTask, layer: int, some: Tensor, low: Tensor, high: Tenso
     rows = Rows(low, high, splits, phase, task.allowed, task.columns.sources[layer], index, sign)
     memory = task.memory(layer)
     fresh = Multipliers(alpha.expand(size, -1), torch.zeros_like(phase), low.new_zeros((size, len(task.goals))))
-    start = fresh if memory is None else memory.recall(some, fixed[0], fresh)
+    return rows, fresh if memory is None else memory.recall(some, fixed[0], fresh)
+
+
+def _climbed(task: PhaseTask, layer: int, some: Tensor, low: Tensor, high: Tensor, alpha: Tensor, pace: Pace) -> Tensor:
+    """Lower bounds of z and then of −z for some neurons of a layer: float64 (2·len(some),), certified."""
+    rows, start = wanted(task, layer, some, low, high, alpha)
     best, found, _ = climb(task.frame, task.asked, rows, start, pace, 0.0, task.expired)
+    memory = task.memory(layer)
     if memory is not None:
-        memory.keep(some, fixed[0], found)
+        memory.keep(some, _fixed(low, high)[0][0], found)
     column = some + task.columns.start[layer]
     known, width = torch.cat([low[0, column], -high[0, column]]), (high - low)[0, column].repeat(2)
     value = torch.full_like(best, -torch.inf, dtype=torch.float64)
@@ -173,6 +182,13 @@ class Memory:
         beta = found.beta.new_zeros((2 * count, self.beta.shape[2]))
         beta[:, fixed] = found.beta
         self.beta[:, some] = beta.unflatten(0, (2, count))
+
+    def copy(self) -> Memory:
+        """What is remembered, to go on from separately."""
+        other = copy(self)
+        other.known, other.alpha = self.known.clone(), self.alpha.clone()
+        other.beta, other.gamma = self.beta.clone(), self.gamma.clone()
+        return other
 
 
 def _fixed(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:

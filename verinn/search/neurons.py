@@ -35,6 +35,8 @@ HERD = 8
 LITTLE = 0.01
 #: neurons whose multipliers are remembered: four numbers for each pair of them
 MOST_REMEMBERED = 4000
+#: the same where every box that waits has multipliers of its own
+MOST_CARRIED = 1500
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +94,7 @@ class PhaseTask:
         from verinn.search.lift import Memory
 
         count = self.columns.count
-        if count > MOST_REMEMBERED or not len(self.goals):
+        if not (len(self.goals) or self.cut) or count > (MOST_REMEMBERED if len(self.goals) else MOST_CARRIED):
             return None
         if layer not in self.memories:
             neurons = len(self.columns.index[layer])

@@ -3,12 +3,14 @@
 A box is relaxed once, and its conjunctions are searched one after the other. What a first look at a search
 expects to take longer than bounding every unstable neuron by slopes of its own waits until that is done,
 once for all conjunctions that are left; where inputs are few, the box is halved as long as that halves what
-is missing.
+is missing. Where searching phases at bounds that stay is hopeless, boxes are cut at the phase of one neuron, and
+both sides are bounded anew.
 """
 
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -21,7 +23,8 @@ from verinn.ops.program import Program
 from verinn.result import Verdict
 from verinn.search.bab import Limits, Outcome, Tell, Try, one_by_one, search
 from verinn.search.box import Box, Open, Setting, numbers, relaxed
-from verinn.search.neurons import PhaseTask, branch, estimates, tried
+from verinn.search.leverage import leverage
+from verinn.search.neurons import PhaseTask, branch
 from verinn.search.spec import Spec
 
 #: up to so many free inputs a box may be halved
@@ -39,12 +42,12 @@ HOPE = 1.4
 HOPELESS = 2.0**24
 #: early layers have at most this part of the unstable neurons of the layer that has most
 EARLY = 0.5
-#: neurons of them that are tried by a bound
-TRIED = 8
 #: boxes halved more often are searched whatever the outlook: where bounds only touch, no halving makes it better
 TRUSTED = 4
 #: steps that each neuron's bound is climbed when a box is tightened
 PACE = Pace(5, beta=0.4)
+#: the same where a box is cut, from multipliers that are remembered
+CUT = Pace(1, beta=0.4)
 
 
 def search_phases(
@@ -118,7 +121,9 @@ class _Case:
             purse = max(4 * self.setting.width, SPENDS * box.columns.count) * 2.0**box.depth
         wide = box.free_inputs > FEW_INPUTS and box.tight and bool(early(box).any())
         if wide and box.held is not None:  # cutting goes on as long as that is cheaper
-            purse = SPENDS * box.columns.count
+            purse = SPENDS * int(box.open.sum())
+            if not left or outlook(left[-1].task) * len(left) > purse:  # the farthest from a proof speaks for all
+                return left, None
         for number, one in enumerate(left):
             if self.limits.expired():
                 return [], Outcome(Verdict.TIMEOUT, reason="time is up")
@@ -152,15 +157,34 @@ class _Case:
                 return halves
         with torch.no_grad():
             if box.tight:
-                made = [
-                    (part, part.left(numbers(left, self.setting.spec.owner)))
-                    for part in box.cut(pick(left, early(box)), PACE)
-                ]
-                return sorted([part for part in made if part[1]], key=lambda part: -_missing([part]))
+                return self._cut(box, left)
             better = box.tightened(PACE)
             if self.limits.expired():
                 return None
             return [(better, better.left(numbers(left, self.setting.spec.owner)))]
+
+    def _cut(self, box: Box, left: list[Open]) -> list[Part]:
+        """The box where a neuron is off, and where it is on, with what they leave open; by a thread each."""
+        known = box if box.held is not None else box.remembering(PACE)
+        if known is None:  # no input is in it
+            return []
+        free = known.free()
+        worst = min(left, key=lambda one: one.bound).task
+        column = int(leverage(free, replace(worst, low=free.low, high=free.high)).argmax())
+        workers = self.setting.workers
+
+        def made(on: bool) -> Part | None:
+            with torch.no_grad():  # which is a matter of each thread
+                part = known.side(column, on, CUT)
+                return None if part is None else (part, part.left(numbers(left, self.setting.spec.owner)))
+
+        if workers > 1:
+            with ThreadPoolExecutor(2) as pool:
+                parts = list(pool.map(made, (False, True)))
+        else:
+            parts = [made(on) for on in (False, True)]
+        self.domains += 2
+        return sorted([part for part in parts if part is not None and part[1]], key=lambda part: -_missing([part]))
 
     def _halved(self, box: Box, left: list[Open]) -> list[Part] | None:
         """Both halves with what they leave open, the one that is nearer to a proof last."""
@@ -215,23 +239,10 @@ def early(box: Box) -> Tensor:
     """bool (U,): columns of neurons in early layers whose phase is open."""
     columns = box.columns
     counts = [len(index) for index in columns.index]
-    task = box.task(box.goals(box.setting.spec.owner.new_zeros(0)), box.setting.spec.owner.new_zeros(0))
-    open_ = ((task.low < 0) & (task.high > 0))[0]
+    open_ = box.open.clone()
     last = next((i for i, count in enumerate(counts) if count > EARLY * max(counts)), 0)
     open_[columns.start[last] :] = False
     return open_
-
-
-def pick(left: list[Open], among: Tensor) -> int:
-    """The column to cut a box at: of some promising ones, the one whose phases lift the least bound most."""
-    task = min(left, key=lambda one: one.bound).task
-    root = task.root()
-    primal = evaluate(task.frame, task.goals, root.rows(task.allowed), root.multipliers)
-    root = replace(root, worst=primal.value.double().clamp(max=0))
-    found = [score.masked_fill(~among, -torch.inf)[0] for score in estimates(root, primal)]
-    best = torch.cat([score.topk(min(TRIED, len(score))).indices for score in found]).unique()
-    best = best[among[best]]
-    return int(best[tried(task, root, best.unsqueeze(0))[0].argmax()])
 
 
 def outlook(task: PhaseTask) -> float:

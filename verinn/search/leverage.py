@@ -1,0 +1,57 @@
+"""How much of a bound is lost in each ReLU's relaxation, counted through all the intervals that it widens.
+
+Where intervals are bounded anew once a phase is known, a neuron of an early layer pays mostly by what the
+intervals behind it become. This is the derivative of the bound by the neuron's share in the area above the
+ReLU, as in BaBSR (Bunel et al., 2020), but taken through the bounds of later layers as well: by the chain
+rule from the last layer to the first, each bound's own derivatives being read off the point at which it is
+attained. It decides what is tried first, never what is true.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from verinn.bounds.climb import Multipliers, Rows, evaluate
+from verinn.search.lift import rows_of, wanted
+from verinn.search.neurons import PhaseTask
+
+
+def leverage(box: PhaseTask, goal: PhaseTask) -> Tensor:
+    """(U,): what the bound of ``goal`` would gain by the relaxation of each neuron being exact, to first order.
+
+    ``box``: the same box without goals, with what is remembered of its bounds. −∞ where no phase is open.
+    """
+    root = goal.root()
+    rows = root.rows(goal.allowed)
+    score, lower, upper = _lost(goal, rows, root.multipliers, torch.ones_like(root.gamma[:, 0]))
+    open_ = ((box.low < 0) & (box.high > 0))[0]
+    for layer in reversed(range(len(box.columns.names))):
+        part = box.columns.part(layer)
+        some = open_[part].nonzero().squeeze(1)
+        for block in some.split(rows_of(box) // 2) if len(some) else ():
+            column = block + part.start
+            # what a violation of the goal gains by a lower bound of z that is lower, by one of −z
+            weight = torch.cat([lower[column], -upper[column]])
+            asked, first = wanted(box, layer, block, box.low, box.high, box.alpha)
+            more = _lost(box, asked, first, weight)
+            score, lower, upper = score + more[0], lower + more[1], upper + more[2]
+    return torch.where(open_, score, -torch.inf)
+
+
+def _lost(task: PhaseTask, rows: Rows, multipliers: Multipliers, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums (U,) over bounds, weighed by ``weight`` (B,) ≥ 0: what is lost above each ReLU, and the derivatives by
+    both ends of its interval.
+
+    The upper line is u(z − l)/(u − l); where its coefficient is negative, it is what a bound charges.
+    """
+    primal = evaluate(task.frame, task.goals if rows.source is None else None, rows, multipliers)
+    low, high = rows.lower, rows.upper
+    free = (low < 0) & (high > 0)
+    width = torch.where(free, high - low, 1.0)
+    charged = torch.where(free, (-primal.a).clamp(min=0), 0.0) * weight.unsqueeze(1)
+    z = torch.minimum(torch.maximum(primal.z, low), high)
+    lost = charged * (-low * high / width)
+    by_low = charged * high * (high - z) / width**2
+    by_high = charged * low * (z - low) / width**2
+    return lost.sum(0), by_low.sum(0), by_high.sum(0)
