@@ -67,12 +67,14 @@ def bound_value(
     forms: bool = False,
     climb: Climb = Climb(),
     rows: np.ndarray | None = None,
+    inner: Climb | None = None,
 ) -> Bounds:
     """Bounds of the value ``name`` (an output's name, or a value's) for inputs that lie anywhere in ``sets``.
 
     ``sets``: one for each input of the graph. ``rows`` (M, elements): bound these combinations of the value's
-    elements instead. Raises InputError for names that are not there and sets that
-    don't fit.
+    elements instead. ``inner``: the bounds of values that nonlinear steps read are climbed, too, each element's
+    with parameters of its own (None: CROWN's as they are); not with IBP. Raises InputError for names
+    that are not there and sets that don't fit.
     """
     if method not in METHODS:
         raise InputError(f"unknown method '{method}'", hint=f"one of {', '.join(METHODS)}")
@@ -81,7 +83,7 @@ def bound_value(
     region = Region.of(graph, sets)
     with exact_kernels():
         program = Program.prepare(graph, dtype)
-        relaxation = _relaxed(program, region, refine=method != "ibp")
+        relaxation = _relaxed(program, region, method != "ibp", inner)
         value = graph.outputs[0].value
         low, high = relaxation.intervals[value]
         below = above = None
@@ -177,8 +179,8 @@ class Region:
         return tuple(a.split(sizes, -1))
 
 
-def _relaxed(program: Program, region: Region, refine: bool) -> Relaxation:
-    """Intervals of all values, those that nonlinear steps read by CROWN where they are loose."""
+def _relaxed(program: Program, region: Region, refine: bool, inner: Climb | None) -> Relaxation:
+    """Intervals of all values, those that nonlinear steps read by CROWN where they are loose, climbed by ``inner``."""
     boxes = region.boxes(program.dtype)
     relaxation = Relaxation(program, dict(boxes))
     wanted = targets(program) if refine else {}
@@ -190,7 +192,7 @@ def _relaxed(program: Program, region: Region, refine: bool) -> Relaxation:
         if name in wanted:
             index = flat(loose(relaxation, name, wanted[name])).any(0).nonzero().squeeze(1)
             if len(index):
-                found = _both(relaxation, region, name, index, None, False)
+                found = _both(relaxation, region, name, index, inner, False)
                 relaxation.intervals[name] = _tightened(low, high, index, found)
     return relaxation
 
@@ -286,7 +288,8 @@ def _climbed(relaxation: Relaxation, region: Region, name: str, ask: OneHot, cli
     boxes = {value: fixed.intervals[value] for value in region.names}
     count = region.size * ask.index.shape[1]
     each = torch.arange(region.size).repeat_interleave(ask.index.shape[1])
-    now = {step.node.name: guessed(fixed, step, slots)[each] for step, slots in slotted(fixed.program)}
+    known = [(step, slots) for step, slots in slotted(fixed.program) if step.node.name in fixed.intervals]
+    now = {step.node.name: guessed(fixed, step, slots)[each] for step, slots in known}
     best = {step: alpha.clone() for step, alpha in now.items()}
     moments = {step: (torch.zeros_like(alpha), torch.zeros_like(alpha)) for step, alpha in now.items()}
     top = torch.full((count,), -torch.inf, dtype=DOUBLE)
