@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from verinn.bounds.gathered import Sums, gathered
 from verinn.bounds.interval import Interval, magnitude
 from verinn.bounds.patches import Patches, add, bend, by_sign, passes
 from verinn.bounds.rounding import centre, gamma, sum_slack, tiny, unit
@@ -207,13 +208,19 @@ class Backward:
     """One backward pass: pending coefficients by value, and the constants c gathered so far."""
 
     def __init__(
-        self, relaxation: Relaxation, record: dict[str, Tensor] | None = None, met: dict[str, Tensor] | None = None
+        self,
+        relaxation: Relaxation,
+        record: dict[str, Tensor] | None = None,
+        met: dict[str, Tensor] | None = None,
+        sums: Mapping[str, Sums] | None = None,
     ):
         """``record`` receives, by nonlinear step, what its relaxation may cost the rows: (D, *shape) each.
-        ``met`` receives the coefficients that meet the step's value: (D|1, R, *shape)."""
+        ``met`` receives the coefficients that meet the step's value: (D|1, R, *shape). ``sums``: what is known, by
+        product of matrices, of sums of its second matrix, for passes of one row."""
         self.relaxation = relaxation
         self.record = record
         self.met = met
+        self.sums = sums or {}
         self.program = relaxation.program
         self.dtype = self.program.dtype
         self.pending: dict[str, tuple[Rows, float]] = {}
@@ -355,8 +362,11 @@ class Backward:
     def _joint(self, step: Step, a: Tensor, debt: float) -> None:
         """Through planes; what the sums of their products lose is charged for all inputs at once."""
         name, relaxation, dtype = step.node.name, self.relaxation, self.dtype
-        planes = relaxation.planes(step)
         self._pay(name, a, debt)
+        if name in self.sums and a.shape[1] == 1 and self.record is None:
+            self._gathered(step, a)
+            return
+        planes = relaxation.planes(step)
         a = self._levelled(step, a)
         positive, negative = a.clamp(min=0), a.clamp(max=0)
         count = dot_terms(planes.upper_offset[0].numel(), dtype) + relaxation.adds
@@ -373,11 +383,29 @@ class Backward:
         for source, back in zip(sources, planes.back(positive, negative), strict=True):
             self._add(source, back, 0.0)
 
+    def _gathered(self, step: Step, a: Tensor) -> None:
+        """Through a product of matrices whose second one is summed first; it charges itself."""
+        boxes = [self.relaxation.intervals[name] for name in step.node.inputs]
+        alpha = self.relaxation.alphas.get(step.node.name)
+        mix = boxes[0][0].new_full((1, *step.shapes[0]), 0.5) if alpha is None else alpha[:, 0].mean(-1)
+        if mix.dim() < a.dim() - 1:  # a parameter for each element of the result
+            mix = mix.unsqueeze(-1)
+        found = gathered(boxes, self.sums[step.node.name], a, mix, self.relaxation.adds)
+        self.c = self.c + found.c
+        for name, back in zip(step.node.inputs, (found.x, found.y), strict=True):
+            self._add(name, back, 0.0)
+
     def _levelled(self, step: Step, a: Tensor) -> Tensor:
-        """The values of a softmax add up to one: what its coefficients have in common is a constant."""
+        """The values of a softmax add up to one: what its coefficients have in common is a constant.
+
+        Any number will do; their median by the values' widths leaves the least for the planes to lose."""
         if type(step.op) is not Softmax:
             return a
-        middle = a.detach().median(dim=step.node.attrs["axis"] + 2, keepdim=True).values
+        axis = step.node.attrs["axis"] + 2
+        low, high = self.relaxation.intervals[step.node.name]
+        sorted_, order = a.detach().sort(dim=axis)
+        weight = (high - low).unsqueeze(1).expand(len(order), *order.shape[1:]).gather(axis, order).cumsum(axis)
+        middle = sorted_.gather(axis, (weight < weight.amax(axis, keepdim=True) / 2).sum(axis, keepdim=True))
         a = a - middle
         self._pay(step.node.name, a, 1.0)
         common = flat(middle.double(), 2)

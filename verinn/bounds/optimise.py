@@ -10,7 +10,7 @@ rounding charged: the best value seen is a bound as it stands.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -19,8 +19,10 @@ from verinn.bounds.certify import mixed
 from verinn.bounds.climb import Goals
 from verinn.bounds.crown import Backward, LinearForm, OneHot, Relaxation, dot
 from verinn.bounds.domain import loose, targets
+from verinn.bounds.gathered import Sums
 from verinn.bounds.interval import Interval, propagate
 from verinn.bounds.rounding import cast_down, sum_slack, unit
+from verinn.bounds.sums import sums_of
 from verinn.ops.activation import Abs, LeakyRelu, Relu
 from verinn.ops.base import Elementwise, Joint
 from verinn.ops.program import Program, Step
@@ -66,31 +68,32 @@ class Cuts:
             here = self.value == number
             if bool(here.any()):
                 share = torch.where(here, weight, 0.0)
-                c = c - self._placed(relaxation, name, share, torch.where(here, self.index, 0), start, slack)
+                c = c - _placed(relaxation, name, share, torch.where(here, self.index, 0), start, slack)
         moved = torch.where(self.value >= 0, weight * self.point, 0.0)
         return c - moved.sum(1, keepdim=True) - moved.abs().sum(1, keepdim=True) * slack
 
-    @staticmethod
-    def _placed(
-        relaxation: Relaxation, name: str, share: Tensor, index: Tensor, start: dict[str, Tensor], slack: float
-    ) -> Tensor:
-        """Puts one value's multipliers into the start; what rounding them may cost (B, 1)."""
-        shape, dtype = relaxation.program.shapes[name], relaxation.program.dtype
-        flat = share.new_zeros((len(share), torch.Size(shape).numel()))
-        total, size = flat.scatter_add(1, index, share), flat.scatter_add(1, index, share.detach().abs())
-        if name in start:
-            before = start[name].double().expand(len(share), *start[name].shape[1:]).flatten(1)
-            total, size = total + before, size + before.detach().abs()
-        held = total.to(dtype)
-        start[name] = held.reshape(-1, 1, *shape)
-        loss = ((total - held.double()).detach().abs() + size * slack).reshape(-1, 1, *shape)
-        return dot(loss, relaxation.size(name).double()) * sum_slack(flat.shape[1], torch.float64)
+
+def _placed(
+    relaxation: Relaxation, name: str, share: Tensor, index: Tensor, start: dict[str, Tensor], slack: float
+) -> Tensor:
+    """Puts one value's multipliers into the start; what rounding them may cost (B, 1)."""
+    shape, dtype = relaxation.program.shapes[name], relaxation.program.dtype
+    flat = share.new_zeros((len(share), torch.Size(shape).numel()))
+    total, size = flat.scatter_add(1, index, share), flat.scatter_add(1, index, share.detach().abs())
+    if name in start:
+        before = start[name].double().expand(len(share), *start[name].shape[1:]).flatten(1)
+        total, size = total + before, size + before.detach().abs()
+    held = total.to(dtype)
+    start[name] = held.reshape(-1, 1, *shape)
+    loss = ((total - held.double()).detach().abs() + size * slack).reshape(-1, 1, *shape)
+    return dot(loss, relaxation.size(name).double()) * sum_slack(flat.shape[1], torch.float64)
 
 
 @dataclass(frozen=True, eq=False)
 class Ask:
     """What B bounds are asked for: mixes of goals (those ``allowed``, bool (B|1, G)), or one element each of a
-    value (``source``; ``index`` (B,) into it flattened, ``sign`` (B,)). ``cuts``: what holds in each domain."""
+    value (``source``; ``index`` (B,) into it flattened, ``sign`` (B,)). ``cuts``: what holds in each domain.
+    ``sums``: what is known of sums in products of matrices, for each bound."""
 
     goals: Goals | None = None
     allowed: Tensor | None = None
@@ -98,13 +101,15 @@ class Ask:
     index: Tensor | None = None
     sign: Tensor | None = None
     cuts: Cuts | None = None
+    sums: Mapping[str, Sums] = field(default_factory=dict)
 
     def select(self, index: Tensor) -> Ask:
         def pick(x: Tensor | None) -> Tensor | None:
             return x if x is None or len(x) == 1 else x[index]
 
         cuts = None if self.cuts is None else self.cuts.select(index)
-        return Ask(self.goals, pick(self.allowed), self.source, pick(self.index), pick(self.sign), cuts)
+        sums = {name: held.select(index) for name, held in self.sums.items()}
+        return Ask(self.goals, pick(self.allowed), self.source, pick(self.index), pick(self.sign), cuts, sums)
 
     def start(self, relaxation: Relaxation, now: Parameters) -> tuple[dict[str, Tensor | OneHot], Tensor]:
         """Rows (B, 1, *shape) by value name and their c (B, 1)."""
@@ -112,13 +117,14 @@ class Ask:
         if self.goals is not None:
             assert self.allowed is not None
             start, c = mixed(relaxation, self.goals, now.gamma.double() * self.allowed)
-        else:
+        if self.source:
             assert self.index is not None and self.sign is not None
-            one = OneHot(self.index.unsqueeze(1), self.sign.unsqueeze(1))
-            c = torch.zeros((len(self.index), 1), dtype=torch.float64, device=self.index.device)
-            if self.cuts is None or not now.beta.shape[1]:
-                return {self.source: one}, c
-            start[self.source] = one.dense(relaxation.program.shapes[self.source], relaxation.program.dtype)
+            index, sign = self.index.unsqueeze(1), self.sign.unsqueeze(1)
+            if self.goals is None:
+                c = torch.zeros(index.shape, dtype=torch.float64, device=index.device)
+                if self.cuts is None or not now.beta.shape[1]:
+                    return {self.source: OneHot(index, sign)}, c
+            c = c - _placed(relaxation, self.source, sign.double(), index, start, 2 * unit(torch.float64))
         if self.cuts is not None and now.beta.shape[1]:
             c = self.cuts.put(relaxation, now.beta, start, c)
         return dict(start), c
@@ -200,7 +206,7 @@ def evaluate(
     """Bounds (B,) with given parameters, sound as they are: lower, upper (B|1, n) in the program's dtype."""
     relaxation = moved(base, now.alphas)
     start, c = ask.start(relaxation, now)
-    form = Backward(relaxation, record).run(start, c)
+    form = Backward(relaxation, record, sums=ask.sums).run(start, c)
     return form.minimum(lower, upper)[:, 0], form
 
 
@@ -209,6 +215,13 @@ def moved(base: Relaxation, alphas: Mapping[str, Tensor]) -> Relaxation:
     lines = {name: held for name, held in base._lines.items() if name not in alphas}
     planes = {name: held for name, held in base._planes.items() if name not in alphas}
     return Relaxation(base.program, base.intervals, alphas, {}, base, lines, planes, _sizes=base._sizes)
+
+
+def summed(base: Relaxation, ask: Ask, now: Parameters, lower: Tensor, upper: Tensor, room: int) -> Ask:
+    """What is asked, with bounds of the sums that its rows make of products' second matrices over one domain."""
+    moving = moved(base, now.alphas)
+    plain = Relaxation(base.program, base.intervals)
+    return replace(ask, sums=sums_of(plain, moving, *ask.start(moving, now), lower, upper, room))
 
 
 def climb(
@@ -297,7 +310,9 @@ class _Adam:
     def move(self, now: Parameters, slopes: list[Tensor], pace: Pace, step: int, ask: Ask) -> Parameters:
         """One step uphill, back into what is allowed."""
         ratios = []
-        if now.gamma.shape[1]:  # the mix is normed: only what lifts more than the mix as a whole counts
+        if (
+            now.gamma.shape[1] and not ask.source
+        ):  # the mix is normed: only what lifts more than the mix as a whole counts
             slopes[-1] = slopes[-1] - (slopes[-1] * now.gamma).sum(1, keepdim=True)
         for i, slope in enumerate(slopes):
             one, two = self.moments[i]
@@ -312,7 +327,9 @@ class _Adam:
             (alpha + pace.alpha * fade * ratio).clamp(0, 1) for alpha, ratio in zip(alphas, ratios[:-2], strict=True)
         ]
         beta = (beta + pace.beta * fade * self.unit * ratios[-2]).clamp(min=0)
-        if ask.allowed is not None and gamma.shape[1] > 1:
+        if ask.source and ask.allowed is not None:
+            gamma = (gamma + pace.beta * fade * self.unit * ratios[-1]).clamp(min=0) * ask.allowed
+        elif ask.allowed is not None and gamma.shape[1] > 1:
             new = (gamma + pace.beta * fade * ratios[-1]).clamp(min=0) * ask.allowed
             total = new.sum(1, keepdim=True)
             gamma = torch.where(total > 1e-6, new / total.clamp(min=1e-6), gamma)
@@ -373,7 +390,9 @@ def _climbed(
         if expired():
             break
         ask = Ask(source=name, index=rows[part], sign=sign[part])
-        found = climb(relaxation, ask, first(relaxation, len(part)), lower, upper, pace, enough, expired)
+        now = first(relaxation, len(part))
+        ask = summed(relaxation, ask, now, lower, upper, room // low.element_size())
+        found = climb(relaxation, ask, now, lower, upper, pace, enough, expired)
         value = cast_down(found.value, low.dtype)
         for side in (0, 1):
             mine = (sign[part] > 0) == (side == 0)

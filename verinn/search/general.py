@@ -10,7 +10,7 @@ not close it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -20,6 +20,7 @@ from torch import Tensor
 from verinn.bounds.climb import Goals
 from verinn.bounds.crown import Backward, LinearForm, Relaxation
 from verinn.bounds.domain import relax
+from verinn.bounds.gathered import Sums
 from verinn.bounds.interval import Interval
 from verinn.bounds.optimise import Ask, Pace, Parameters, climb, evaluate, moved
 from verinn.bounds.region import Region, clip
@@ -43,7 +44,7 @@ class GeneralTask:
     (J,): whether a violation needs one of them below zero; ``rows``: which rows of the spec the goals are
     (constraints on inputs, which come after them, are none). ``inputs``: how many inputs may be halved.
     ``refine``: whether intervals are bounded again by CROWN in each domain. ``width``: domains that a batch
-    should have.
+    should have. ``sums``: of products of matrices, what holds over the whole box, by goal (J, …).
     """
 
     program: Program
@@ -62,6 +63,7 @@ class GeneralTask:
     budget: int = 64 << 20
     pace: Pace = field(default_factory=lambda: Pace(8, decay=0.9, hope=2.0))
     expired: Callable[[], bool] = lambda: False
+    sums: Mapping[str, Sums] = field(default_factory=dict)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -107,7 +109,8 @@ class GeneralTask:
         return relax(program, *self.box(domains, program), known, refine=refine, budget=self.budget)
 
     def ask(self, domains: Pieces) -> Ask:
-        return Ask(self.goals, self.allowed[domains.goal], cuts=domains.cuts(self.names))
+        sums = {name: held.select(domains.goal) for name, held in self.sums.items()}
+        return Ask(self.goals, self.allowed[domains.goal], cuts=domains.cuts(self.names), sums=sums)
 
 
 def explore_general(task: GeneralTask, domains: Pieces) -> Explored:
@@ -180,7 +183,7 @@ def watched(
     moving = moved(relaxation, now.alphas)
     start, c = ask.start(moving, now)
     met: dict[str, Tensor] = {}
-    form = Backward(moving, met=met).run(start, c)
+    form = Backward(moving, met=met, sums=ask.sums).run(start, c)
     return form.minimum(lower, upper)[:, 0], form, {name: a[:, 0] for name, a in met.items()}
 
 
@@ -211,9 +214,7 @@ def careful(task: GeneralTask, domains: Pieces) -> Tensor:
     """Whether domains (D,) are closed by their parameters in float64."""
     relaxation = task.relaxed(domains, task.referee)
     now = domains.parameters(torch.float64)
-    goals, cuts = task.goals, domains.cuts(task.names)
-    ask = Ask(goals, task.allowed[domains.goal], cuts=cuts)
-    value, _ = evaluate(relaxation, ask, now, *task.box(domains, task.referee))
+    value, _ = evaluate(relaxation, task.ask(domains), now, *task.box(domains, task.referee))
     return beaten(task, value, domains.goal, domains.gamma)
 
 

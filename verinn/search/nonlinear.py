@@ -11,7 +11,7 @@ from torch import Tensor
 
 from verinn.bounds.climb import Goals
 from verinn.bounds.domain import relax
-from verinn.bounds.optimise import Ask, Pace, Parameters, climb, evaluate, first, tightened, weight
+from verinn.bounds.optimise import Ask, Pace, Parameters, climb, evaluate, first, summed, tightened, weight
 from verinn.bounds.rounding import cast_down, cast_up
 from verinn.ops.program import Program
 from verinn.result import Verdict
@@ -123,7 +123,7 @@ class Root:
             if self.expired():
                 return open_
             now = self._first(block)
-            ask = Ask(self.goals, self.allowed[block])
+            ask = self._ask(block, now)
             found = climb(self.relaxation, ask, now, *self.ends, pace, 0.0, self.expired)
             done = self._beaten(found.value, block, found.parameters.gamma)
             for i in (~done).nonzero().squeeze(1).tolist():
@@ -131,6 +131,11 @@ class Root:
                 self.found[j] = float(found.value[i]), found.parameters.select(torch.tensor([i], device=block.device))
                 left.append((-float(found.value[i]), j))
         return torch.tensor([j for _, j in sorted(left)], dtype=torch.int64, device=open_.device)
+
+    def _ask(self, block: Tensor, now: Parameters) -> Ask:
+        """Some conjunctions' goals, with what their rows say of products of matrices."""
+        room = self.effort.budget // 4
+        return summed(self.relaxation, Ask(self.goals, self.allowed[block]), now, *self.ends, room)
 
     def _first(self, block: Tensor) -> Parameters:
         if not all(int(j) in self.found for j in block):
@@ -197,6 +202,7 @@ class Root:
             refine=self.effort.refine,
             budget=self.effort.budget,
             expired=self.expired,
+            sums={name: held.spread(open_, len(self.allowed)) for name, held in self._ask(open_, now).sums.items()},
         )
 
 
