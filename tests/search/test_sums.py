@@ -184,3 +184,11 @@ def test_any_level_of_softmax_holds(dtype: torch.dtype) -> None:
     true = (values.reshape(-1, 6) @ rows[0, :, 0].double().mT).amin(0)
     assert bool((found <= true + 1e-9).all())
     assert bool((found > true - 3.0).all())
+    parts = (1, 2, 8)  # the same rows over several domains: each as if it were alone
+    several = [torch.cat([end / part for part in parts]) for end in ends]
+    with torch.no_grad():
+        each = Backward(relax(program, *several)).minimum({graph.outputs[0].value: rows}, *several)
+        for found, part in zip(each, parts, strict=True):
+            box = [end / part for end in ends]
+            alone = Backward(relax(program, *box)).minimum({graph.outputs[0].value: rows}, *box)[0]
+            assert torch.allclose(found, alone, atol=1e-3)
