@@ -134,9 +134,11 @@ def test_the_margin_ladder(way: str, use: Use, tmp_path: Path) -> None:
         layers, lower, upper, most = convex(rng, 1 + seed % 3)
         for k in (8, 16, 24, 40, 52, 60):
             step = Fraction(1, 2**k)
-            above = decide(layers, [*bounds(lower, upper), row(">=", most + step, (1, "Y_0"))], tmp_path, True, 0.3)
+            due = k <= (16 if way == "float32" else 40)  # a busy machine may take its time
+            limit = 10.0 if due else 0.3
+            above = decide(layers, [*bounds(lower, upper), row(">=", most + step, (1, "Y_0"))], tmp_path, True, limit)
             assert above.verdict is not Verdict.SAT
-            assert above.verdict is Verdict.UNSAT or k > (16 if way == "float32" else 40), (way, seed, k)
+            assert above.verdict is Verdict.UNSAT or not due, (way, seed, k)
             below = decide(layers, [*bounds(lower, upper), row(">=", most - step, (1, "Y_0"))], tmp_path, False, 0.3)
             assert below.verdict is not Verdict.UNSAT
         touch = decide(layers, [*bounds(lower, upper), row(">=", most, (1, "Y_0"))], tmp_path, True)
