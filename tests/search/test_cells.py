@@ -207,7 +207,7 @@ def test_corners_are_exact_and_only_what_is_read_is_free() -> None:
 def test_time_that_is_up_between_roundings_refutes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first corner is refuted, then the clock stops: the second has not been looked at."""
     problem = build(picked(), parse_query(asked("(>= Y_0 0.501)"), "test"))  # type: ignore[arg-type]
-    options = Options(deadline=time.monotonic() + 60, attack=False)
+    options = Options(deadline=time.monotonic() + 60, attack=False, engine="values")
     real = plan.search_cells
 
     def late(*given: object) -> Outcome | None:

@@ -159,7 +159,8 @@ def _engine(facts: Facts, wanted: str, small: bool) -> str:
         raise InputError("the network has no ReLU to split", place="--engine phases", hint="use auto, boxes or smt")
     if wanted != "auto":
         return wanted
-    if not facts.jumps and (not facts.neurons or facts.free_inputs <= (32 if small else 8)):
+    few = not facts.neurons or facts.free_inputs <= (32 if small else 8)
+    if few and (small or not facts.jumps):  # jumps of large networks are split where they are
         return "boxes"
     return "phases" if facts.relus == facts.neurons else "values"
 
