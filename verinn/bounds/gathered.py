@@ -51,7 +51,7 @@ class Sums:
         least, most = least + part * self.low, most + part * self.high
         reach = torch.maximum(low.abs(), high.abs()).mT
         size = (a.abs() + part * known.abs()) @ reach + part * torch.maximum(self.low.abs(), self.high.abs())
-        slack = size * ((a.shape[-1] + 8) * 2 * _EPS)
+        slack = size * ((a.shape[-1] + 8) * 2 * _EPS) + _TINY * (4 * a.shape[-1] + 8)
         plain = _weighed(a, low, high)
         return torch.fmax(least, plain[0]) - slack, torch.fmin(most, plain[1]) + slack
 
