@@ -31,7 +31,7 @@ from search_brute import (
 from verinn.api import verify
 from verinn.options import Options
 from verinn.result import Result, Verdict
-from verinn.search import plan
+from verinn.search import run
 
 torch.set_num_threads(1)
 
@@ -55,10 +55,10 @@ Use = Callable[..., None]
 @pytest.fixture
 def use(monkeypatch: pytest.MonkeyPatch) -> Use:
     """Changes fields of every plan made from here on."""
-    made = plan.plan_of
+    made = run.plan_of
 
     def change(**fields: Any) -> None:
-        monkeypatch.setattr(plan, "plan_of", lambda facts, options: replace(made(facts, options), **fields))
+        monkeypatch.setattr(run, "plan_of", lambda facts, options: replace(made(facts, options), **fields))
 
     return change
 

@@ -14,7 +14,7 @@ from search_brute import bounds, evaluate, model, random_layers, row, truth, wri
 from verinn.api import verify
 from verinn.options import Options
 from verinn.result import Verdict
-from verinn.search import milp, plan
+from verinn.search import milp, run
 from verinn.search.bab import Outcome
 
 torch.set_num_threads(1)
@@ -23,8 +23,8 @@ COMMITTED = Path(__file__).resolve().parents[2] / "soundness"
 
 @pytest.mark.parametrize("name", ["shapes-021", "provable-030"])
 def test_a_twin_that_bounds_leave_open_is_proved(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "TURN", 1.0)
-    monkeypatch.setattr(plan, "TINY", 64)
+    monkeypatch.setattr(run, "TURN", 1.0)
+    monkeypatch.setattr(run, "TINY", 64)
     files = COMMITTED / "onnx" / f"{name}.onnx", COMMITTED / "vnnlib" / f"{name}.vnnlib"
     result = verify(*files, Options(attack=False, device="cpu", deadline=time.monotonic() + 120))
     assert result.verdict is Verdict.UNSAT
@@ -39,9 +39,9 @@ def test_turns_that_end_prove_nothing(seed: int, tmp_path: Path, monkeypatch: py
     asserts = [*bounds([-1.0] * 2, [1.0] * 2), row(">=", most + (0.25 if seed % 2 else 0.0), (1, "Y_0"))]
     expected = truth(layers, asserts)
     file = write(tmp_path / "p.vnnlib", 2, 1, asserts)
-    monkeypatch.setattr(plan, "TURN", 1e-4)
-    monkeypatch.setattr(plan, "TINY", 64)
-    monkeypatch.setattr(plan._Run, "_tiny", lambda self: False)
+    monkeypatch.setattr(run, "TURN", 1e-4)
+    monkeypatch.setattr(run, "TINY", 64)
+    monkeypatch.setattr(run.Run, "_tiny", lambda self: False)
     turns: list[str] = []
     decide = milp.decide
 
