@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -54,3 +55,29 @@ def test_turns_that_end_prove_nothing(seed: int, tmp_path: Path, monkeypatch: py
     result = verify(model(layers), file, Options(attack=False, device="cpu", deadline=time.monotonic() + 60))
     assert result.verdict.value == expected
     assert turns and ("timeout" in turns or expected == "sat")
+
+
+@pytest.mark.parametrize("hopeful", [True, False])
+@pytest.mark.parametrize("seed", range(4))
+def test_phases_get_a_turn_where_many_inputs_are_halved(
+    seed: int, hopeful: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where few domains are expected phases are searched in between, else boxes alone; the verdict is the true one."""
+    layers = random_layers(np.random.default_rng(seed), [4, 6, 6, 1])
+    points = np.random.default_rng(seed).uniform(-1, 1, (5000, 4))
+    most = float(evaluate(layers, points).max())
+    asserts = [*bounds([-1.0] * 4, [1.0] * 4), row(">=", most + (0.3 if seed % 2 else 0.0), (1, "Y_0"))]
+    file = write(tmp_path / "p.vnnlib", 4, 1, asserts)
+    monkeypatch.setattr(run, "PHASES_TURN", (1e-9, 1e10))
+    monkeypatch.setattr(run, "PROMISING", math.inf if hopeful else -1.0)
+    searched: list[bool] = []
+    search = run.search_phases
+
+    def told(*arguments: Any) -> Outcome:
+        searched.append(True)
+        return search(*arguments)
+
+    monkeypatch.setattr(run, "search_phases", told)
+    result = verify(model(layers), file, Options(attack=False, device="cpu", deadline=time.monotonic() + 60))
+    assert result.plan["plan"]["engine"] == "boxes" and result.verdict.value == truth(layers, asserts)
+    assert bool(searched) is hopeful

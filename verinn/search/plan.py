@@ -14,6 +14,8 @@ from verinn.ops.stairs import Stairs
 from verinn.options import Options
 from verinn.search.problem import Problem
 
+#: multiplications of a small network
+SMALL = 2_000_000
 #: operators whose elements count as neurons
 NONLINEAR = frozenset(name for name, op in OPS.items() if not isinstance(op, Affine))
 
@@ -94,7 +96,7 @@ def plan_of(facts: Facts, options: Options) -> Plan:
     """Where inputs are few, boxes are split, else ReLUs; small networks' boxes are searched in float64."""
     device = _device(options.device)
     cores = options.threads or min(2, torch.get_num_threads())
-    small = facts.products <= 2_000_000 and device == "cpu"
+    small = facts.products <= SMALL and device == "cpu"
     work = facts.products + 30 * facts.elements  # of one evaluation; an element costs memory traffic too
     per_domain = 8 * facts.widest * max(8, min(facts.widest, 128)) * 6
     fit = max(1, options.memory // per_domain)

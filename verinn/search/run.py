@@ -24,8 +24,8 @@ from verinn.search.bab import Exact, Limits, Outcome, one_by_one, search
 from verinn.search.cells import first_jumps, search_cells
 from verinn.search.explore import Task
 from verinn.search.nonlinear import Effort, search_general
-from verinn.search.phased import search_phases
-from verinn.search.plan import NONLINEAR, facts_of, plan_of
+from verinn.search.phased import expected, search_phases
+from verinn.search.plan import NONLINEAR, SMALL, facts_of, plan_of
 from verinn.search.problem import Problem, corners
 from verinn.search.spec import Spec, groups
 from verinn.search.store import Batch, Domains
@@ -42,6 +42,12 @@ NARROW = 2.0**-44
 SHORT, SHORT_NEURONS = 100_000, 1000
 #: seconds of the first turn of bounds there
 TURN = 20.0
+#: free inputs from which on phases or values get turns in a search over boxes of small networks, and up to which cases
+MANY_INPUTS, FEW_CASES = 4, 16
+#: seconds before the first such turn, the turns' part of the time, and domains that are expected there at most
+PHASES_TURN, VALUES_TURN, PROMISING = (1.0, 1.0), (2.0, 0.5), 1000.0
+#: domains of phases that are bounded at once in such a turn
+PHASES_AT_ONCE = 64
 #: nonlinear operators of such networks
 PIECEWISE = frozenset({"relu", "leaky_relu", "prelu", "clip", "abs", "max_pool", "reduce_max"})
 #: engines that read the exact formula of a case
@@ -61,11 +67,13 @@ def solve(problem: Problem, options: Options, progress: Callable[[Progress], Non
 
 @dataclass(eq=False)
 class Turns:
-    """Somebody else's turns in a search, each a quarter of the search's own before it, which grow: little is lost
-    where they are of no use, and what somebody else decides in seconds is decided."""
+    """Somebody else's turns in a search, each a part of the search's own before it, which grow: little is lost
+    where they are of no use, and what somebody else decides in seconds is decided. An answer that more time won't
+    better is the last."""
 
     decide: Callable[[float], Outcome]  # within so many seconds
     turn: float
+    part: float = 0.25
     due: float = 0.0
     found: Outcome | None = None
 
@@ -75,12 +83,17 @@ class Turns:
     def __call__(self) -> Outcome | None:
         """The outcome on everything, once it is known."""
         if self.found is None and time.monotonic() >= self.due:
-            outcome = self.decide(self.turn / 4)
+            outcome = self.decide(self.turn * self.part)
             if outcome.verdict in (Verdict.SAT, Verdict.UNSAT):
                 self.found = outcome
             self.turn *= 4
-            self.due = time.monotonic() + self.turn
+            self.due = time.monotonic() + (math.inf if outcome.verdict is Verdict.UNKNOWN else self.turn)
         return self.found
+
+
+def _first_of(turns: Sequence[Turns]) -> Outcome | None:
+    """The outcome of the first that has one."""
+    return next((outcome for turn in turns if (outcome := turn()) is not None), None)
 
 
 class Run:
@@ -222,11 +235,14 @@ class Run:
         """One group of cases; what bounds leave undecided of a tiny network is asked of Z3."""
         if not bool((spec.lower.isfinite() & spec.upper.isfinite()).all()):
             return self._exactly(spec)
-        turns = (
-            Turns(partial(self._exactly, spec, engine="milp"), min(TURN, self._left() / 4)) if self._short() else None
-        )
-        outcome = self._searched(spec, program, attacker, referee, turns)
-        if outcome.verdict is not Verdict.UNKNOWN or self.plan.engine in EXACT or not (self._tiny() or turns):
+        turns: list[Turns] = []
+        if self._short():
+            turns.append(Turns(partial(self._exactly, spec, engine="milp"), min(TURN, self._left() / 4)))
+        if self._many() and len(spec.cases) <= FEW_CASES:
+            first, part = PHASES_TURN if self.facts.relus == self.facts.neurons else VALUES_TURN
+            turns.append(Turns(partial(self._otherwise, spec, referee), first, part))
+        outcome = self._searched(spec, program, attacker, referee, partial(_first_of, turns) if turns else None)
+        if outcome.verdict is not Verdict.UNKNOWN or self.plan.engine in EXACT or not (self._tiny() or self._short()):
             return outcome
         patience = PATIENCE if self.options.deadline is None else math.inf
         exactly = self._exactly(spec, patience, "smt" if self._tiny() else "milp")
@@ -243,13 +259,39 @@ class Run:
         plain = all(node.op in PIECEWISE or node.op not in NONLINEAR for node in self.problem.graph.nodes)
         return fit and plain and self.options.engine == "auto" and self.plan.device == "cpu"
 
+    def _many(self) -> bool:
+        """Whether boxes are searched that have so many inputs that splitting neurons may be the better search."""
+        facts = self.facts
+        boxes = self.plan.engine == "boxes" and self.options.engine == "auto" and facts.products <= SMALL
+        return boxes and facts.neurons > 0 and facts.free_inputs >= MANY_INPUTS and not facts.jumps
+
+    def _otherwise(self, spec: Spec, referee: Program, seconds: float) -> Outcome:
+        """One group of cases by phases, where few domains are expected, or by values where the network has other
+        nonlinearities than ReLUs."""
+        until = time.monotonic() + seconds
+        program = Program.prepare(self.problem.graph, torch.float32, torch.device(self.plan.device))
+        limits = replace(self._limits(), helper=False, expired=lambda: self._left(until) <= 0)
+        attempt, told = partial(self._confirm, spec), self._search_told
+        if self.facts.relus < self.facts.neurons:
+            effort = replace(self._effort(), left=partial(self._left, until))
+            return search_general(program, referee, spec, limits, attempt, told, effort)
+        width, budget = min(PHASES_AT_ONCE, self.plan.batch), self.options.memory // 8
+        if expected(program, referee, spec, limits, width, budget, PROMISING) > PROMISING:
+            return Outcome(Verdict.UNKNOWN, reason="too many phases would have to be split")
+        return search_phases(program, referee, spec, limits, attempt, told, width, budget)
+
     def _tiny(self) -> bool:
         """Whether Z3 has a chance, and the plan is free to ask it."""
         few = self.facts.neurons <= TINY and self.facts.products <= 64 * TINY and self.facts.cases <= TINY
         return few and self.options.engine == "auto"
 
     def _searched(
-        self, spec: Spec, program: Program, attacker: Program, referee: Program, turns: Turns | None
+        self,
+        spec: Spec,
+        program: Program,
+        attacker: Program,
+        referee: Program,
+        turns: Callable[[], Outcome | None] | None,
     ) -> Outcome:
         """One group of cases, by the plan's engine, and by others in their ``turns``."""
         plan, attempt = self.plan, partial(self._confirm, spec)
