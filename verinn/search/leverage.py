@@ -15,6 +15,10 @@ from torch import Tensor
 from verinn.bounds.climb import Multipliers, Rows, evaluate
 from verinn.search.lift import rows_of, wanted
 from verinn.search.neurons import PhaseTask
+from verinn.search.phases import Phases
+
+#: the part of a layer's weight that the neurons carry through which the layers before it are weighed
+MAIN = 0.7
 
 
 def leverage(box: PhaseTask, goal: PhaseTask) -> Tensor:
@@ -39,13 +43,44 @@ def leverage(box: PhaseTask, goal: PhaseTask) -> Tensor:
     return torch.where(open_, score, -torch.inf)
 
 
+def weighty(task: PhaseTask, domain: Phases, part: float) -> Tensor:
+    """bool (U,): the ``part`` of all columns whose intervals the goals' bound in one domain hangs on most.
+
+    What an interval weighs is what the bound would gain, to first order, by its shrinking to nothing. Layers are
+    gone through from the last one, and only the weightiest neurons of each are asked what they hang on themselves.
+    """
+    _, lower, upper = _lost(task, domain.rows(task.allowed), domain.multipliers, torch.ones_like(domain.gamma[:, 0]))
+    weight = torch.zeros_like(lower)
+    width = (domain.upper - domain.lower)[0]
+    for layer in reversed(range(len(task.columns.names))):
+        columns = task.columns.part(layer)
+        some = domain.free[0, columns].nonzero().squeeze(1)
+        if not len(some):
+            continue
+        column = some + columns.start
+        weight[column] = (lower[column].clamp(min=0) - upper[column].clamp(max=0)) * width[column]
+        order = weight[column].argsort(descending=True)
+        total = weight[column][order].cumsum(0)
+        main = some[order[: int((total < MAIN * total[-1]).sum()) + 1]].sort().values
+        for block in main.split(rows_of(task) // 2):
+            column = block + columns.start
+            owed = torch.cat([lower[column], -upper[column]]).clamp(min=0)
+            _, by_low, by_high = _lost(
+                task, *wanted(task, layer, block, domain.lower, domain.upper, domain.alpha), owed
+            )
+            lower, upper = lower + by_low, upper + by_high
+    chosen = torch.zeros_like(weight, dtype=torch.bool)
+    chosen[weight.topk(max(1, int(part * len(weight)))).indices] = True
+    return chosen
+
+
 def _lost(task: PhaseTask, rows: Rows, multipliers: Multipliers, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Sums (U,) over bounds, weighed by ``weight`` (B,) ≥ 0: what is lost above each ReLU, and the derivatives by
     both ends of its interval.
 
     The upper line is u(z − l)/(u − l); where its coefficient is negative, it is what a bound charges.
     """
-    primal = evaluate(task.frame, task.goals if rows.source is None else None, rows, multipliers)
+    primal = evaluate(task.frame, task.asked, rows, multipliers)
     low, high = rows.lower, rows.upper
     free = (low < 0) & (high > 0)
     width = torch.where(free, high - low, 1.0)

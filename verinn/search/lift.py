@@ -26,8 +26,10 @@ FEWEST = 32
 WORTH = 0.005
 
 
-def tightened(task: PhaseTask, pace: Pace, assistant: Assistant | None = None, workers: int = 1) -> PhaseTask | None:
-    """One round over all layers, shared with a second process, or by threads.
+def tightened(
+    task: PhaseTask, pace: Pace, assistant: Assistant | None = None, workers: int = 1, some: Tensor | None = None
+) -> PhaseTask | None:
+    """One round over all layers, shared with a second process, or by threads. ``some`` bool (U,): only these columns.
 
     None: an interval became empty, so nothing violates. Without goals what is found holds for every input.
     """
@@ -38,7 +40,7 @@ def tightened(task: PhaseTask, pace: Pace, assistant: Assistant | None = None, w
             break
         if layer in sharp:
             continue
-        low, high = _layer(replace(task, low=low, high=high), layer, pace, assistant, workers)
+        low, high = _layer(replace(task, low=low, high=high), layer, pace, assistant, workers, some)
         if bool((low > high).any()):
             return None
     return replace(task, low=low, high=high)
@@ -54,9 +56,12 @@ def _sharp(task: PhaseTask) -> tuple[int, ...]:
     return tuple(i for i, source in enumerate(task.columns.sources) if source in plain)
 
 
-def _layer(task: PhaseTask, layer: int, pace: Pace, assistant: Assistant | None, workers: int) -> tuple[Tensor, Tensor]:
+def _layer(
+    task: PhaseTask, layer: int, pace: Pace, assistant: Assistant | None, workers: int, some: Tensor | None
+) -> tuple[Tensor, Tensor]:
     part = task.columns.part(layer)
-    open_ = ((task.low[0, part] < 0) & (task.high[0, part] > 0)).nonzero().squeeze(1)
+    wanted = (task.low[0, part] < 0) & (task.high[0, part] > 0)
+    open_ = (wanted if some is None else wanted & some[part]).nonzero().squeeze(1)
     if not len(open_):
         return task.low, task.high
     new_low, new_high = task.low.clone(), task.high.clone()

@@ -71,6 +71,7 @@ class PhaseTask:
     expired: Callable[[], bool] = lambda: False
     made: list[Refiner] = field(default_factory=list)  # see ``refiner``: renewals share it
     memories: dict[int, Memory] = field(default_factory=dict)  # see ``memory``
+    start: Phases | None = None  # the one domain to search; None: all that ``low`` and ``high`` hold
 
     @cached_property
     def frame(self) -> Frame:
@@ -116,7 +117,9 @@ class PhaseTask:
         return torch.ones_like(self.gamma, dtype=torch.bool)
 
     def root(self) -> Phases:
-        """The whole box as one domain."""
+        """What is searched, as one domain."""
+        if self.start is not None:
+            return self.start
         none = self.low.new_zeros((1, 0))
         one = torch.ones(1, dtype=torch.float64, device=self.low.device)
         return Phases(
@@ -180,13 +183,7 @@ def explore_phases(task: PhaseTask, domains: Phases) -> Explored:
         return Explored(None, empty, task.lower[:0], torch.zeros(0, dtype=torch.int64, device=task.lower.device))
     rows = domains.rows(task.allowed)
     best, found, primal = climb(task.frame, task.goals, rows, domains.multipliers, task.pace, 0.0, task.expired)
-    closed = torch.zeros(len(domains), dtype=torch.bool, device=best.device)
-    likely = (best > 0).nonzero().squeeze(1)
-    if len(likely):
-        proof = task.certified(rows.select(likely), found.select(likely))
-        closed[likely] = proof > 0
-        if task.strict:  # no violation at zero
-            closed[likely] |= (proof >= 0) & (found.gamma[likely].sum(1) > 0)
+    closed = proved(task, rows, best, found)
     live = ~closed
     left = replace(
         domains, alpha=found.alpha, beta=found.beta, gamma=found.gamma, worst=best.double().clamp(max=0)
@@ -209,6 +206,18 @@ def explore_phases(task: PhaseTask, domains: Phases) -> Explored:
     children, stuck = branch(task, left, primal)
     ended = left.select(~left.free.any(1)) if stuck else None
     return Explored(children, count, points, case, stuck, float(left.worst.min()), ended)
+
+
+def proved(task: PhaseTask, rows: Rows, best: Tensor, found: Multipliers) -> Tensor:
+    """bool (B,): where the multipliers prove that there is no violation; asked where ``best`` (B,) promises it."""
+    closed = torch.zeros(len(best), dtype=torch.bool, device=best.device)
+    likely = (best > 0).nonzero().squeeze(1)
+    if len(likely):
+        proof = task.certified(rows.select(likely), found.select(likely))
+        closed[likely] = proof > 0
+        if task.strict:  # no violation at zero
+            closed[likely] |= (proof >= 0) & (found.gamma[likely].sum(1) > 0)
+    return closed
 
 
 def promising(task: PhaseTask, corners: Tensor, most: int = 2) -> Tensor:

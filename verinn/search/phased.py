@@ -16,15 +16,16 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from verinn.bounds.climb import Pace, climb, evaluate
+from verinn.bounds.climb import Pace
 from verinn.bounds.domain import relax
 from verinn.bounds.rounding import cast_down, cast_up
 from verinn.ops.program import Program
 from verinn.result import Verdict
 from verinn.search.bab import Limits, Outcome, Tell, Try, one_by_one, search
 from verinn.search.box import Box, Open, Setting, numbers, relaxed
+from verinn.search.descent import descend
 from verinn.search.leverage import leverage
-from verinn.search.neurons import PhaseTask, branch
+from verinn.search.outlook import outlook
 from verinn.search.spec import Spec
 
 #: up to so many free inputs a box may be halved
@@ -36,8 +37,8 @@ PAYS = 0.5
 #: domains that may be explored before a box is tightened, or halved, for each of its unstable neurons: about as
 #: many take as long as tightening
 SPENDS = 1.5
-#: first splits lift more than later ones: the levels that are told from them are too few by about this factor
-HOPE = 1.4
+#: the same for a search in a box that isn't tightened yet, though it may be over soon
+PATIENCE = 0.5
 #: a search expected to take so many domains won't end: the phases of early layers are chosen first
 HOPELESS = 2.0**24
 #: early layers have at most this part of the unstable neurons of the layer that has most
@@ -68,26 +69,6 @@ def search_phases(
         return _Case(setting, limits, attempt, tell).decide()
 
     return one_by_one(decided(case) for case in range(len(spec.cases)))
-
-
-def expected(
-    program: Program, referee: Program, spec: Spec, limits: Limits, width: int, budget: int, most: float
-) -> float:
-    """How many domains a search over phases of a group of cases may take (see ``outlook``), or some number above
-    ``most``."""
-    every = torch.arange(spec.conjunctions, device=spec.owner.device)
-    total = 0.0
-    for case in range(len(spec.cases)):
-        setting = Setting(program, referee, spec, case, width, budget, 1, limits.expired)
-        with torch.no_grad():
-            part = relaxed(setting, spec.lower[case : case + 1], spec.upper[case : case + 1], every)
-        if part is None:  # time ran out
-            return math.inf
-        for one in part[1]:
-            total += outlook(one.task)
-            if total > most or limits.expired():
-                return math.inf
-    return total
 
 
 Part = tuple[Box, list[Open]]
@@ -151,10 +132,11 @@ class _Case:
             if math.isfinite(most) and (wide or box.depth < TRUSTED) and outlook(one.task) > most:
                 undecided.append(one)
                 continue
-            if wide and box.held is None and outlook(one.task) > HOPELESS:
-                # a search is a search for violations, too: it has its turn once
+            expected = outlook(one.task) if box.free_inputs > FEW_INPUTS and box.held is None else 0.0
+            hopeless = wide and expected > HOPELESS
+            if hopeless:  # a search is a search for violations, too: it has its turn once
                 most = SPENDS * box.columns.count / len(left)
-            outcome = search(one.task, replace(self.limits, domains=most), self.attempt, self.tell)
+            outcome = self._alone(box, one, most, expected, not hopeless)
             self.domains += outcome.domains
             purse -= outcome.domains
             if outcome.verdict in (Verdict.SAT, Verdict.TIMEOUT):
@@ -164,6 +146,22 @@ class _Case:
             elif outcome.verdict is Verdict.UNKNOWN:
                 self.reasons.append(outcome.reason)
         return undecided, None
+
+    def _alone(self, box: Box, one: Open, most: float, expected: float, able: bool) -> Outcome:
+        """One conjunction's search. Where inputs are many it is given up for bounding more of each domain, ``able``
+        to, that splits alone take too long for, ``expected`` to or found to."""
+        if expected == 0.0 or not able:
+            return search(one.task, replace(self.limits, domains=most), self.attempt, self.tell)
+        patience = (SPENDS if box.tight else PATIENCE) * box.columns.count
+        spent = 0
+        if expected <= patience or not box.tight:
+            first = min(most, patience)
+            outcome = search(one.task, replace(self.limits, domains=first), self.attempt, self.tell)
+            if not (outcome.unfinished and box.tight):
+                return outcome
+            spent = outcome.domains
+        outcome = descend(one.task, self.limits, self.attempt, self.tell, self.setting.workers)
+        return replace(outcome, domains=outcome.domains + spent)
 
     def _advanced(self, box: Box, left: list[Open]) -> list[Part] | None:
         """The box once more, better known: halved where that pays, else tightened, else halved all the same.
@@ -263,24 +261,3 @@ def early(box: Box) -> Tensor:
     last = next((i for i, count in enumerate(counts) if count > EARLY * max(counts)), 0)
     open_[columns.start[last] :] = False
     return open_
-
-
-def outlook(task: PhaseTask) -> float:
-    """How many domains a search may take, told from what its first levels of splits lift: infinite for nothing.
-
-    An estimate: it decides what is tried first, never what is true.
-    """
-    root = task.root()
-    if not bool(root.free.any()):
-        return 1.0  # a linear programme
-    with torch.no_grad():
-        primal = evaluate(task.frame, task.goals, root.rows(task.allowed), root.multipliers)
-        children, _ = branch(task, replace(root, worst=primal.value.double().clamp(max=0)), primal)
-        if children is None:
-            return 1.0
-        rows = children.rows(task.allowed)
-        best, _, _ = climb(task.frame, task.goals, rows, children.multipliers, task.pace, 0.0, task.expired)
-    levels = max(1.0, math.log2(len(children)))
-    before = max(0.0, -float(primal.value[0]))
-    lift = (before - float((-best).clamp(min=0).mean())) / levels
-    return 2.0 ** min(64.0, HOPE * before / lift + 1) if lift > 0 else math.inf
