@@ -8,7 +8,7 @@ import torch
 from general_nets import Net, below
 from torch import Tensor
 
-from verinn.bounds.crown import Backward
+from verinn.bounds.crown import Backward, Relaxation
 from verinn.bounds.domain import relax
 from verinn.bounds.gathered import Sums, gathered
 from verinn.bounds.optimise import Ask, Pace, climb, evaluate, first, summed
@@ -192,3 +192,20 @@ def test_any_level_of_softmax_holds(dtype: torch.dtype) -> None:
             box = [end / part for end in ends]
             alone = Backward(relax(program, *box)).minimum({graph.outputs[0].value: rows}, *box)[0]
             assert torch.allclose(found, alone, atol=1e-3)
+
+
+def test_an_empty_domain_of_a_softmax_is_bounded_like_any() -> None:
+    """A split may leave a softmax's value no range at all: its width counts as none."""
+    net = Net(np.random.default_rng(4))
+    p = net.add("softmax", net.dense("x", 5), axis=1)
+    net.dense(p, 2)
+    graph = net.graph()
+    program = Program.prepare(graph, torch.float32)
+    ends = torch.full((1, 2), -1.0), torch.ones((1, 2))
+    with torch.no_grad():
+        known = relax(program, *ends).intervals
+        low, high = known[p]
+        crossed = Relaxation(program, {**known, p: (high + 0.1, low)})
+        rows = torch.eye(2).reshape(1, 2, 1, 2)
+        found = Backward(crossed).minimum({graph.outputs[0].value: rows}, *ends)
+    assert found.shape == (1, 2)

@@ -405,7 +405,8 @@ class Backward:
         low, high = self.relaxation.intervals[step.node.name]
         a = a.expand(max(len(a), len(low)), *a.shape[1:])  # each domain has widths of its own
         sorted_, order = a.detach().sort(dim=axis)
-        weight = (high - low).unsqueeze(1).expand(order.shape).gather(axis, order).cumsum(axis)
+        width = (high - low).clamp(min=0)  # below zero where nothing is in a domain
+        weight = width.unsqueeze(1).expand(order.shape).gather(axis, order).cumsum(axis)
         middle = sorted_.gather(axis, (weight < weight.amax(axis, keepdim=True) / 2).sum(axis, keepdim=True))
         a = a - middle
         self._pay(step.node.name, a, 1.0)
