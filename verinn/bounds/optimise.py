@@ -346,8 +346,11 @@ def tightened(
     relevant: Mapping[str, Tensor] | None = None,
 ) -> Relaxation:
     """One domain's relaxation with intervals of what nonlinear steps read climbed, each element's with parameters
-    of its own, if they are ``relevant``. ``room``: bytes for one block of rows. When time is up the rest is left."""
+    of its own, if they are ``relevant``. ``room``: bytes for one block of rows. When time is up the rest is left.
+
+    Affine functions of the inputs are left as they are: what meets no relaxation has no parameters to climb."""
     program = base.program
+    plain = {value.name for value in program.graph.inputs}
     wanted = targets(program)
     intervals = {value.name: base.intervals[value.name] for value in program.graph.inputs}
     relaxation = Relaxation(program, intervals)
@@ -356,7 +359,9 @@ def tightened(
         known = base.intervals[name]
         made = propagate(step, [intervals[value] for value in step.node.inputs])
         intervals[name] = torch.maximum(made[0], known[0]), torch.minimum(made[1], known[1])
-        if name in wanted and not expired():
+        if step.affine and plain.issuperset(step.node.inputs):
+            plain.add(name)
+        elif name in wanted and not expired():
             mask = loose(relaxation, name, wanted[name])
             if relevant is not None:
                 mask = mask & relevant[name] if name in relevant else torch.zeros_like(mask)

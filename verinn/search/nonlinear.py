@@ -148,7 +148,7 @@ class Root:
         self.relaxation = tightened(
             self.relaxation,
             *self.ends,
-            Pace(10, alpha=0.2),
+            Pace(5, alpha=0.3),  # twice as many steps lift the root by less than a split does
             4 * self.effort.budget,
             lambda: self.expired() or time.monotonic() > until,
             self.relevant,
