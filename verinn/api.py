@@ -22,8 +22,9 @@ from verinn.options import Options
 from verinn.passes.simplify import simplify
 from verinn.progress import Progress
 from verinn.result import Result
-from verinn.search.plan import NONLINEAR, facts_of, plan_of, solve
+from verinn.search.plan import NONLINEAR, facts_of, plan_of
 from verinn.search.problem import Problem, Source, build
+from verinn.search.run import solve
 
 DEFAULTS = Options()
 

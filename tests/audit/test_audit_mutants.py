@@ -16,7 +16,7 @@ from verinn.audit.query import Query, Tensor, box, linear, text
 from verinn.audit.sketch import Sketch, packed
 from verinn.cli import main
 from verinn.face.audit_mutants import killers
-from verinn.search import plan
+from verinn.search import run
 
 #: fast ones of several rooms; all of them run under ``slow``
 SLICE = ("tolerance", "threshold", "shrunk-box", "weight-errors")
@@ -94,7 +94,7 @@ def test_patches_reach_every_importer_and_count_calls() -> None:
 
 def test_what_is_gone_is_no_silent_mutant() -> None:
     with Patch() as patch, pytest.raises(AttributeError):
-        patch.method(plan._Run, "no_such_method", lambda before: before)
+        patch.method(run.Run, "no_such_method", lambda before: before)
 
 
 @pytest.mark.parametrize("name", SLICE)

@@ -10,15 +10,15 @@ from dataclasses import replace  # noqa: E402
 
 import pytest  # noqa: E402
 
-from verinn.search import plan  # noqa: E402
+from verinn.search import run  # noqa: E402
 from verinn.search.task import Task  # noqa: E402
 
 
 @pytest.fixture
 def phases(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every search splits ReLUs, in float32, in one process; what it leaves undecided stays so."""
-    monkeypatch.setattr(plan, "TINY", 0)
-    made = plan.plan_of
+    monkeypatch.setattr(run, "TINY", 0)
+    made = run.plan_of
     forced = {"engine": "phases", "dtype": "float32", "helper": False}
-    monkeypatch.setattr(plan, "plan_of", lambda facts, options: replace(made(facts, options), **forced))
+    monkeypatch.setattr(run, "plan_of", lambda facts, options: replace(made(facts, options), **forced))
     monkeypatch.setattr(Task, "contractor", None)

@@ -17,6 +17,7 @@ from verinn.exact.milp import programme as highs
 from verinn.exact.milp.programme import Guess, Programme, integer_programme
 from verinn.exact.milp.system import System, system_of
 from verinn.exact.milp.tree import Pace, Tree
+from verinn.exact.rational import TooLarge
 from verinn.ops.program import Program
 from verinn.result import Verdict, Witness
 from verinn.search.bab import Outcome
@@ -94,8 +95,23 @@ def test_a_claim_of_the_integer_programme_is_no_verdict(monkeypatch: pytest.Monk
     seed = next(s for s in range(0, 40, 2) if decided(s)[1] and drawn(s)[3].case.conjunctions)
     outcome, want = decided(seed)
     assert want and outcome.verdict is Verdict.SAT
+    monkeypatch.setattr("verinn.search.milp.encoded_of", lambda task, over: encoded_of(task))  # time ends later
     outcome, _ = decided(seed, 0.0)
     assert outcome.verdict is Verdict.TIMEOUT and "proves nothing" in outcome.reason
+
+
+def test_time_may_run_out_while_a_formula_is_written() -> None:
+    outcome, _ = decided(0, 0.0)
+    assert outcome.verdict is Verdict.TIMEOUT and "time ran out" in outcome.reason
+    asked: list[bool] = []
+
+    def over() -> bool:
+        asked.append(True)
+        return len(asked) > 3
+
+    with pytest.raises(TooLarge, match="time ran out"):
+        encoded_of(drawn(0)[3], over)
+    assert len(asked) == 4
 
 
 def test_time_and_counts_end_a_tree_undecided() -> None:

@@ -83,7 +83,7 @@ def test_a_solver_that_fails_elsewhere_is_unknown(name: str, tmp_path: Path, mon
 
 
 def verify_smt(made: Problem, monkeypatch: pytest.MonkeyPatch, seconds: float = 20.0) -> tuple[Verdict, str]:
-    from verinn.search.plan import solve
+    from verinn.search.run import solve
 
     options = Options(engine="smt", attack=False, deadline=time.monotonic() + seconds)
     result = solve(made, options)

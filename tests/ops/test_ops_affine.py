@@ -8,8 +8,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from exact_graph import KNOWN, exact, run
-from ops_cases import CASES
+from exact_graph import KNOWN, Build, exact, run
+from ops_cases import CASES, whole
 from ops_referee import CURVES
 
 from verinn.bounds.interval import propagate
@@ -107,6 +107,21 @@ def test_no_more_products_than_stated_are_summed(op: str) -> None:
             if not step.forward_terms:
                 assert bool(((m == 0) | (m == 1)).all())
         assert int(rows.max()) <= max(step.forward_terms, 1)
+
+
+@pytest.mark.parametrize(
+    "kernel, stride, dilation, met",
+    [(4, 4, 1, 1), (5, 4, 1, 2), (3, 2, 1, 2), (4, 4, 2, 2), (3, 6, 4, 1), (3, 3, 3, 3)],
+)
+def test_windows_that_do_not_overlap_sum_little(kernel: int, stride: int, dilation: int, met: int) -> None:
+    """Patches cut by a convolution whose stride is its kernel's width share no pixel: one product for each channel."""
+    b = Build((1, 2, 30, 30))
+    weight = whole(np.random.default_rng(0), (5, 2, kernel, kernel))
+    attrs = {"strides": (stride, stride), "dilations": (dilation, dilation), "pads": (0, 0, 0, 0), "groups": 1}
+    b.add("conv", "x0", params={"weight": weight}, **attrs)
+    step = Program.prepare(b.graph(), torch.float64).steps[0]
+    assert step.back_terms == 5 * met**2
+    assert int((matrix(step)[0] != 0).sum(0).max()) == 5 * met**2
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -26,7 +26,7 @@ from verinn.region.question import Scale
 from verinn.region.transform import Composition, Replay, check_prefix, compose, loses, question_of, verify_family
 from verinn.region.verdict import Kind
 from verinn.result import Verdict
-from verinn.search.plan import solve
+from verinn.search.run import solve
 
 torch.set_num_threads(1)
 MODELS = Path(__file__).parents[2] / "benchmarks" / "digits" / "onnx"

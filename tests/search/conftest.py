@@ -9,10 +9,10 @@ if str(ROOT) not in sys.path:
 
 import pytest  # noqa: E402
 
-from verinn.search import plan  # noqa: E402
+from verinn.search import run  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
 def bounds_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a search leaves undecided stays so: nobody asks Z3 or linear programmes."""
-    monkeypatch.setattr(plan, "TINY", 0)
+    monkeypatch.setattr(run, "TINY", 0)

@@ -15,7 +15,7 @@ from search_brute import Layers, Row, Tree, model, truth, write
 from verinn.api import verify
 from verinn.options import Options
 from verinn.result import Result, Verdict
-from verinn.search import plan
+from verinn.search import run as running
 
 Use = Callable[..., None]
 Patch = pytest.MonkeyPatch
@@ -24,11 +24,11 @@ Patch = pytest.MonkeyPatch
 @pytest.fixture(autouse=True)
 def use(monkeypatch: Patch) -> Use:
     """Phases in small batches and without a helper; call it to change more of every plan."""
-    made = plan.plan_of
+    made = running.plan_of
 
     def change(**fields: Any) -> None:
         fields = {"engine": "phases", "dtype": "float32", "helper": False, "batch": 3, **fields}
-        monkeypatch.setattr(plan, "plan_of", lambda facts, options: replace(made(facts, options), **fields))
+        monkeypatch.setattr(running, "plan_of", lambda facts, options: replace(made(facts, options), **fields))
 
     change()
     return change

@@ -19,7 +19,8 @@ from verinn.bounds import climb
 from verinn.ops.program import Program
 from verinn.options import Options
 from verinn.result import Verdict
-from verinn.search import phased, plan
+from verinn.search import phased
+from verinn.search import run as running
 from verinn.search.box import Box
 from verinn.search.leverage import leverage
 from verinn.search.lift import wanted
@@ -39,9 +40,9 @@ def instances(shape: str, count: int) -> Iterator[tuple[Layers, list[Row | Tree]
 @pytest.fixture(autouse=True)
 def waiting(monkeypatch: Patch) -> None:
     """Everything waits: no box is small enough, and every search looks hopeless until boxes were halved often."""
-    made = plan.plan_of
+    made = running.plan_of
     fields: dict[str, Any] = {"engine": "phases", "dtype": "float32", "helper": False, "batch": 3}
-    monkeypatch.setattr(plan, "plan_of", lambda facts, options: replace(made(facts, options), **fields))
+    monkeypatch.setattr(running, "plan_of", lambda facts, options: replace(made(facts, options), **fields))
     monkeypatch.setattr(phased, "FEW_NEURONS", 0)
     monkeypatch.setattr(phased, "outlook", lambda task: math.inf)
 

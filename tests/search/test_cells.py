@@ -16,12 +16,12 @@ from verinn.ops.program import Program
 from verinn.options import Options
 from verinn.result import Verdict, Witness
 from verinn.search import cells as module
-from verinn.search import plan
+from verinn.search import run as running
 from verinn.search.bab import Limits, Outcome
 from verinn.search.cells import Cells, Sweep, search_cells
 from verinn.search.nonlinear import Effort
-from verinn.search.plan import solve
 from verinn.search.problem import build, corners
+from verinn.search.run import solve
 from verinn.search.spec import groups
 
 torch.set_num_threads(1)
@@ -208,12 +208,12 @@ def test_time_that_is_up_between_roundings_refutes_nothing(monkeypatch: pytest.M
     """The first corner is refuted, then the clock stops: the second has not been looked at."""
     problem = build(picked(), parse_query(asked("(>= Y_0 0.501)"), "test"))  # type: ignore[arg-type]
     options = Options(deadline=time.monotonic() + 60, attack=False, engine="values")
-    real = plan.search_cells
+    real = running.search_cells
 
     def late(*given: object) -> Outcome | None:
         found = real(*given)  # type: ignore[arg-type]
-        monkeypatch.setattr(plan._Run, "expired", lambda self: True)
+        monkeypatch.setattr(running.Run, "expired", lambda self: True)
         return found
 
-    monkeypatch.setattr(plan, "search_cells", late)
+    monkeypatch.setattr(running, "search_cells", late)
     assert solve(problem, options).verdict is Verdict.TIMEOUT

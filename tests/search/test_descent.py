@@ -17,7 +17,7 @@ from search_brute import SHAPES, Layers, Row, Tree, model, random_asserts, rando
 from verinn.api import verify
 from verinn.options import Options
 from verinn.result import Verdict
-from verinn.search import descent, phased, plan
+from verinn.search import descent, phased, run
 from verinn.search.bab import Limits, Outcome
 from verinn.search.leverage import weighty
 from verinn.search.lift import tightened
@@ -38,9 +38,9 @@ def instances(shape: str, count: int) -> Iterator[tuple[Layers, list[Row | Tree]
 @pytest.fixture(autouse=True)
 def descending(monkeypatch: Patch) -> None:
     """Every search is expected to take too long, so that all there is to do is to bound and to split."""
-    made = plan.plan_of
+    made = run.plan_of
     fields: dict[str, Any] = {"engine": "phases", "dtype": "float32", "helper": False, "batch": 3}
-    monkeypatch.setattr(plan, "plan_of", lambda facts, options: replace(made(facts, options), **fields))
+    monkeypatch.setattr(run, "plan_of", lambda facts, options: replace(made(facts, options), **fields))
     monkeypatch.setattr(phased, "outlook", lambda task: math.inf)
     monkeypatch.setattr(descent, "outlook", lambda task: math.inf)
     monkeypatch.setattr(phased, "FEW_INPUTS", -1)

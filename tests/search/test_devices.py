@@ -23,6 +23,7 @@ from verinn.ops.program import Program
 from verinn.options import Options
 from verinn.result import Result, Verdict
 from verinn.search import plan, store, task
+from verinn.search import run as running
 from verinn.search.neurons import PhaseTask
 from verinn.search.task import Task
 
@@ -81,10 +82,10 @@ class Device:
     """Runs of one property, on the CPU or on the device that isn't there."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, path: Path):
-        self.patch, self.file, self.made = monkeypatch, path / "p.vnnlib", plan.plan_of
+        self.patch, self.file, self.made = monkeypatch, path / "p.vnnlib", running.plan_of
         self.seen: set[str] = set()
         monkeypatch.setattr(plan, "_device", str)
-        monkeypatch.setattr(plan, "_device_room", lambda device: math.inf)
+        monkeypatch.setattr(running, "_device_room", lambda device: math.inf)
         for kind in (Task, PhaseTask):
             monkeypatch.setattr(kind, "explore", self._watched(kind.explore))
 
@@ -94,7 +95,7 @@ class Device:
         def fixed(facts: plan.Facts, options: Options) -> plan.Plan:
             return replace(self.made(facts, options), **fields)
 
-        self.patch.setattr(plan, "plan_of", fixed)
+        self.patch.setattr(running, "plan_of", fixed)
         self.seen.clear()
         options = Options(attack=attack, deadline=time.monotonic() + 20.0, device=device, threads=1)
         return verify(network, self.file, options)
@@ -188,7 +189,7 @@ def test_domains_wait_in_the_hosts_memory_where_the_gpu_is_short(
 
     real = store.moved
     monkeypatch.setattr(store, "moved", counted)
-    monkeypatch.setattr(plan, "_device_room", lambda device: 1.0)
+    monkeypatch.setattr(running, "_device_room", lambda device: 1.0)
     monkeypatch.setattr(PhaseTask, "due", property(lambda task: 8.0 if task.renewals < 2 else 1e9))
     network = NETS["clip"]().model()
     for level in (lowest("clip", 1 / 4) - step / 8 for step in range(1, 17)):

@@ -26,6 +26,7 @@ from verinn.ops.program import Program
 from verinn.options import Options
 from verinn.result import Result, Verdict
 from verinn.search import plan
+from verinn.search import run as running
 
 pytestmark = [
     pytest.mark.gpu,
@@ -44,12 +45,12 @@ NETS = {
 @pytest.fixture(params=ENGINES)
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Every plan has this engine, in small batches."""
-    made = plan.plan_of
+    made = running.plan_of
 
     def fixed(facts: plan.Facts, options: Options) -> plan.Plan:
         return replace(made(facts, options), engine=request.param, batch=8, dtype="float32", helper=False)
 
-    monkeypatch.setattr(plan, "plan_of", fixed)
+    monkeypatch.setattr(running, "plan_of", fixed)
     return str(request.param)
 
 
@@ -153,7 +154,7 @@ def _tf32() -> Iterator[None]:
 def test_no_tf32_within_a_run(engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Told by a product whose error would be a thousand times greater."""
     errors: list[float] = []
-    real = plan._Run._searched
+    real = running.Run._searched
 
     def measured(run: Any, *given: Any) -> Any:
         a = torch.from_numpy(np.random.default_rng(6).uniform(0.5, 1.0, (256, 256))).cuda()
@@ -162,7 +163,7 @@ def test_no_tf32_within_a_run(engine: str, tmp_path: Path, monkeypatch: pytest.M
         assert not torch.backends.cudnn.enabled
         return real(run, *given)
 
-    monkeypatch.setattr(plan._Run, "_searched", measured)
+    monkeypatch.setattr(running.Run, "_searched", measured)
     (layers, file) = next(instances("one", tmp_path))
     with _tf32():
         decide(model(layers), file, "cuda")

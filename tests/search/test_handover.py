@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from verinn.api import Options, verify
 from verinn.result import Verdict
-from verinn.search import bab, plan
+from verinn.search import bab, run
 from verinn.search.bab import Limits, search
 from verinn.search.explore import Explored
 from verinn.search.handover import Handover
@@ -46,10 +46,10 @@ def asked(path: Path, relation: str, seconds: float = 20.0) -> tuple[Verdict, st
 
 
 def test_a_tie_that_no_halving_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "TINY", 0)
+    monkeypatch.setattr(run, "TINY", 0)
     assert asked(tmp_path, "<=")[0] is Verdict.SAT
     assert asked(tmp_path, "<")[0] is Verdict.UNSAT
-    monkeypatch.setattr(plan, "HANDED", 0)
+    monkeypatch.setattr(run, "HANDED", 0)
     assert asked(tmp_path, "<", 1.0)[0] is Verdict.TIMEOUT  # it halves on and on
 
 
@@ -58,7 +58,7 @@ def test_stuck_domains_of_random_networks_are_decided(
     engine: str, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every domain counts as stuck: the verdict is then the exact solvers' own, at the end or in between."""
-    monkeypatch.setattr(plan, "TINY", 0)
+    monkeypatch.setattr(run, "TINY", 0)
     taken = bab._Search._take
     seen: list[int] = []
 
@@ -146,7 +146,7 @@ def test_clauses_of_one_domain_close_others_that_are_refuted(tmp_path: Path, mon
         return answer
 
     monkeypatch.setattr(Handover, "__call__", watched)
-    monkeypatch.setattr(plan, "TINY", 0)
+    monkeypatch.setattr(run, "TINY", 0)
     assert asked(tmp_path, "<")[0] is Verdict.UNSAT
     assert len(made) == 1 and made[0].spared
 
@@ -189,7 +189,7 @@ def test_only_what_was_handed_over_and_refuted_is_closed(left: object, closed: b
 
 
 def test_a_domain_that_the_solver_leaves_open_stays_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "TINY", 0)
+    monkeypatch.setattr(run, "TINY", 0)
     monkeypatch.setattr("verinn.search.handover.NODES", 0)
     assert asked(tmp_path, "<")[0] is Verdict.UNKNOWN
     monkeypatch.setattr(Handover, "_decider", lambda self, case: None)

@@ -29,7 +29,8 @@ from search_brute import (
 from torch import Tensor
 
 from verinn.result import Verdict
-from verinn.search import bab, phased, plan
+from verinn.search import bab, phased
+from verinn.search import run as running
 from verinn.search.bab import Outcome
 from verinn.search.explore import Explored
 from verinn.search.neurons import PhaseTask, split
@@ -371,7 +372,7 @@ def test_time_that_runs_out_anywhere_is_a_timeout(
                 return asks[0] > most
 
             with monkeypatch.context() as patch:
-                patch.setattr(plan._Run, "expired", expired)
+                patch.setattr(running.Run, "expired", expired)
                 verdicts.add(run(layers, asked(at), tmp_path))
         right = Verdict.UNSAT if at == level else Verdict.SAT
         assert Verdict.TIMEOUT in verdicts and verdicts <= {Verdict.TIMEOUT, right}

@@ -8,7 +8,7 @@ import search_brute as brute
 
 from verinn.api import Options, verify
 from verinn.result import Verdict
-from verinn.search import plan
+from verinn.search import run
 from verinn.search.bab import Outcome
 
 LAYERS = [(np.array([[1.0, -1.0]]), np.array([0.0, 0.5])), (np.array([[1.0], [1.0]]), np.array([0.25]))]
@@ -17,7 +17,7 @@ LAYERS = [(np.array([[1.0, -1.0]]), np.array([0.0, 0.5])), (np.array([[1.0], [1.
 @pytest.fixture(autouse=True)
 def tiny(bounds_alone: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks of the size that Z3 is asked about."""
-    monkeypatch.setattr(plan, "TINY", 64)
+    monkeypatch.setattr(run, "TINY", 64)
 
 
 def asked(path: Path, rows: list[brute.Row], engine: str = "auto") -> tuple[Verdict, str]:
@@ -36,10 +36,10 @@ def test_inputs_without_ends(tmp_path: Path) -> None:
 
 
 def test_what_bounds_leave_undecided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "search", lambda *given: Outcome(Verdict.UNKNOWN, reason="stuck"))
+    monkeypatch.setattr(run, "search", lambda *given: Outcome(Verdict.UNKNOWN, reason="stuck"))
     for level, verdict in ((0.5, Verdict.UNSAT), (1.0, Verdict.SAT)):
         rows = [*brute.bounds([-1], [1]), brute.row("<=", level, (1, "Y_0"))]
         assert asked(tmp_path, rows)[0] is verdict
         assert asked(tmp_path, rows, "boxes") == (Verdict.UNKNOWN, "stuck")
-    monkeypatch.setattr(plan, "TINY", 0)
+    monkeypatch.setattr(run, "TINY", 0)
     assert asked(tmp_path, rows) == (Verdict.UNKNOWN, "stuck")

@@ -16,7 +16,8 @@ from search_brute import Layers, bounds, decimal, model, random_layers, row, tru
 from verinn.api import verify
 from verinn.options import Options
 from verinn.result import Result, Verdict
-from verinn.search import bab, plan
+from verinn.search import bab
+from verinn.search import run as running
 from verinn.search.explore import Explored, Task
 from verinn.search.explore import explore as real_explore
 from verinn.search.store import Domains, Store, join
@@ -27,9 +28,9 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """No second process, and batches that make the search take a few."""
-    made = plan.plan_of
+    made = running.plan_of
     change = {"helper": False, "batch": 4}
-    monkeypatch.setattr(plan, "plan_of", lambda facts, options: replace(made(facts, options), **change))
+    monkeypatch.setattr(running, "plan_of", lambda facts, options: replace(made(facts, options), **change))
 
 
 def run(path: Path, layers: Layers, level: float, attack: bool = False, seconds: float | None = 30.0) -> Result:
@@ -157,8 +158,8 @@ def test_a_point_that_bounds_cannot_settle_is_unknown(tmp_path: Path) -> None:
 def test_the_helper_changes_no_verdict(
     instance: tuple[Layers, float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    made = plan.plan_of
-    monkeypatch.setattr(plan, "plan_of", lambda facts, options: replace(made(facts, options), helper=True, crowd=1))
+    made = running.plan_of
+    monkeypatch.setattr(running, "plan_of", lambda facts, options: replace(made(facts, options), helper=True, crowd=1))
     monkeypatch.setattr(bab, "_PATIENCE", 0.0)
     layers, level = instance
     for verdict, at in ((Verdict.UNSAT, level), (Verdict.SAT, level - 0.25)):
@@ -175,8 +176,8 @@ def test_a_search_goes_on_without_a_helper_that_fails(
         calls.append(len(domains))
         raise error
 
-    made = plan.plan_of
-    monkeypatch.setattr(plan, "plan_of", lambda facts, options: replace(made(facts, options), helper=True, crowd=1))
+    made = running.plan_of
+    monkeypatch.setattr(running, "plan_of", lambda facts, options: replace(made(facts, options), helper=True, crowd=1))
     monkeypatch.setattr(bab, "_PATIENCE", 0.0)
     monkeypatch.setattr(bab.Helper, "explore", broken)
     layers, level = instance

@@ -17,7 +17,7 @@ from search_brute import bounds, model, row, write
 from verinn.api import verify
 from verinn.options import Options
 from verinn.result import Result, Verdict
-from verinn.search import plan
+from verinn.search import run as running
 from verinn.search.explore import Task
 
 torch.set_num_threads(1)
@@ -28,8 +28,8 @@ Clauses = list[list[int]]
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """No second process."""
-    made = plan.plan_of
-    monkeypatch.setattr(plan, "plan_of", lambda facts, options: replace(made(facts, options), helper=False))
+    made = running.plan_of
+    monkeypatch.setattr(running, "plan_of", lambda facts, options: replace(made(facts, options), helper=False))
 
 
 def run(path: Path, n: int, clauses: Clauses, seconds: float = 60.0) -> Result:
@@ -110,8 +110,8 @@ def test_pigeons(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_random_clauses_have_their_truth(dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = plan.plan_of
-    monkeypatch.setattr(plan, "plan_of", lambda facts, options: replace(made(facts, options), dtype=dtype))
+    made = running.plan_of
+    monkeypatch.setattr(running, "plan_of", lambda facts, options: replace(made(facts, options), dtype=dtype))
     found = set()
     for seed in range(12):
         clauses = random_clauses(random.Random(seed), 10, 44)

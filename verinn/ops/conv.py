@@ -46,8 +46,17 @@ class Conv(Affine):
 
     def terms(self, node: Node, shapes: Sequence[tuple[int, ...]]) -> tuple[int, int]:
         out, channels, *kernel = node.params["weight"].shape
-        window = math.prod(kernel)
-        return channels * window, out // node.attrs["groups"] * window
+        met = math.prod(map(_meeting, kernel, node.attrs["strides"], node.attrs["dilations"]))
+        return channels * math.prod(kernel), out // node.attrs["groups"] * met
+
+
+def _meeting(taps: int, stride: int, dilation: int) -> int:
+    """How many of a kernel's taps may meet one pixel of an axis, each in a window of its own.
+
+    Tap t of window o is at pixel stride · o + dilation · t, so taps that meet are a multiple of stride / gcd apart.
+    What kernels of torch add beside these are products with exact zeros, which round nothing.
+    """
+    return -(-taps // (stride // math.gcd(stride, dilation)))
 
 
 def transposed(

@@ -23,7 +23,8 @@ from verinn.region.spaces import Cells, Points
 from verinn.region.state import load, save
 from verinn.region.verdict import Cover, Kind, Report
 from verinn.result import Result, Verdict, Witness
-from verinn.search.plan import facts_of, plan_of, solve
+from verinn.search.plan import facts_of, plan_of
+from verinn.search.run import solve
 from verinn.search.spec import Spec, groups
 
 #: with so few inputs that move, boxes are split from the start; else the continuous engine comes first

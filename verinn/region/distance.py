@@ -36,7 +36,8 @@ from verinn.region.state import Bounds, load_bounds, save_bounds
 from verinn.region.verdict import Cover as Counted
 from verinn.region.verdict import Kind, Report
 from verinn.result import Verdict, Witness
-from verinn.search.plan import facts_of, plan_of, solve
+from verinn.search.plan import facts_of, plan_of
+from verinn.search.run import solve
 from verinn.search.spec import Spec, groups
 
 #: inputs that one step of greedy stacking is tried with

@@ -28,8 +28,8 @@ from verinn.options import Options
 from verinn.region.grid import below
 from verinn.region.layers import Layer, Region
 from verinn.result import Result, Verdict, Witness
-from verinn.search.plan import solve
 from verinn.search.problem import Problem
+from verinn.search.run import solve
 
 
 @dataclass(eq=False)

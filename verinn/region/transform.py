@@ -28,8 +28,8 @@ from verinn.region.spaces import Cells
 from verinn.region.state import fingerprint
 from verinn.region.verdict import Cover, Kind, Report
 from verinn.result import Verdict, Witness
-from verinn.search.plan import solve
 from verinn.search.problem import build
+from verinn.search.run import solve
 
 
 @dataclass(frozen=True, eq=False)

@@ -49,7 +49,8 @@ def decide(task: Exactly, limits: MilpLimits, attempt: Attempt, tell: Tell) -> O
     try:
         decider = Decider(task, limits, attempt, tell)
     except (TooLarge, Unsupported) as error:
-        return Outcome(Verdict.UNKNOWN, reason=f"the MILP engine can't take this network: {error}")
+        verdict = Verdict.TIMEOUT if limits.expired() else Verdict.UNKNOWN
+        return Outcome(verdict, reason=f"the MILP engine can't take this network: {error}")
     claim = decider.integer() if limits.whole else Claim(None, False)
     if decider.witness is None:
         answer = decider.check(Domain(), Pace(limits.left))
@@ -77,7 +78,7 @@ class Decider:
 
     def __init__(self, task: Exactly, limits: MilpLimits, attempt: Attempt, tell: Tell):
         self.task, self.limits, self.attempt, self.tell = task, limits, attempt, tell
-        self.encoded: Encoded = encoded_of(task)
+        self.encoded: Encoded = encoded_of(task, limits.expired)
         self.tree = Tree(self.encoded.encoding, self._tried, self._settled, limits.learn)
         self.witness: Witness | None = None
         self._rows = _Rows.of(task.case)

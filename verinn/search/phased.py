@@ -71,6 +71,26 @@ def search_phases(
     return one_by_one(decided(case) for case in range(len(spec.cases)))
 
 
+def expected(
+    program: Program, referee: Program, spec: Spec, limits: Limits, width: int, budget: int, most: float
+) -> float:
+    """How many domains a search over phases of a group of cases may take (see ``outlook``), or some number above
+    ``most``."""
+    every = torch.arange(spec.conjunctions, device=spec.owner.device)
+    total = 0.0
+    for case in range(len(spec.cases)):
+        setting = Setting(program, referee, spec, case, width, budget, 1, limits.expired)
+        with torch.no_grad():
+            part = relaxed(setting, spec.lower[case : case + 1], spec.upper[case : case + 1], every)
+        if part is None:  # time ran out
+            return math.inf
+        for one in part[1]:
+            total += outlook(one.task)
+            if total > most or limits.expired():
+                return math.inf
+    return total
+
+
 Part = tuple[Box, list[Open]]
 
 

@@ -95,7 +95,8 @@ def decide(task: Exactly, limits: SmtLimits, attempt: Attempt, tell: Tell, roots
     try:
         return Search(task, limits, attempt, tell).run(roots or [Domain()])
     except (TooLarge, Unsupported) as error:
-        return Outcome(Verdict.UNKNOWN, reason=f"the SMT engine can't take this network: {error}")
+        verdict = Verdict.TIMEOUT if limits.expired() else Verdict.UNKNOWN
+        return Outcome(verdict, reason=f"the SMT engine can't take this network: {error}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,9 +107,9 @@ class Encoded:
     margin: int
 
 
-def encoded_of(task: Exactly) -> Encoded:
-    """A case as a formula. Raises TooLarge, Unsupported."""
-    draft = encode(task.program, task.case.lower, task.case.upper)
+def encoded_of(task: Exactly, over: Callable[[], bool] = lambda: False) -> Encoded:
+    """A case as a formula. Raises TooLarge, also when time is up (``over``); Unsupported."""
+    draft = encode(task.program, task.case.lower, task.case.upper, over=over)
     goal = goal_of(draft, task.case)
     draft.builder.conditions.append(goal.condition)
     if not task.case.exact and task.query is not None:
@@ -135,7 +136,7 @@ class Search:
         self.witness: Witness | None = None
         self.touched = ""  # a point that violates, but does not replay
         self.reach = math.inf  # open phases that Z3 decides in its slice, as far as was seen
-        known = encoded or encoded_of(task)
+        known = encoded or encoded_of(task, limits.expired)
         self.margin, self.encoding = known.margin, known.encoding
         self.choices = {choice.key: choice for choice in self.encoding.formula.choices}
         self.clauses = Clauses({key: choice.phases for key, choice in self.choices.items()})

@@ -43,9 +43,9 @@ def main() -> None:
 
 def blind(patch: Any) -> None:
     """No counterexample is ever confirmed: neither an attack's nor one that the search stumbles on."""
-    from verinn.search import plan
+    from verinn.search import run
 
-    patch.method(plan._Run, "_confirm", lambda original: lambda self, spec, point, case: None)
+    patch.method(run.Run, "_confirm", lambda original: lambda self, spec, point, case: None)
 
 
 def unguarded(patch: Any) -> None:
@@ -58,10 +58,10 @@ def unguarded(patch: Any) -> None:
 def alone(patch: Any) -> None:
     """Bounds and their search decide by themselves: an exact solver that is asked about what they leave open would
     give the right answer in spite of a fault in them."""
-    from verinn.search import plan
+    from verinn.search import run
 
     for limit in ("TINY", "HANDED", "SHORT"):
-        patch.value(plan, limit, 0)
+        patch.value(run, limit, 0)
 
 
 def _answer(model: str, prop: str, job: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from verinn.ir.evaluate import holds
 from verinn.ir.query import Kind
 from verinn.passes import property as prop
 from verinn.result import Verdict, Witness
-from verinn.search import bab, branch, explore, helper, neurons, plan, problem, spec
+from verinn.search import bab, branch, explore, helper, neurons, problem, run, spec
 from verinn.search.bab import _Search
 from verinn.search.explore import Explored
 from verinn.search.store import Domains, Store
@@ -33,7 +33,7 @@ def _timeout(patch: Patch) -> None:
 
         return searched
 
-    patch.method(plan._Run, "_searched", make)
+    patch.method(run.Run, "_searched", make)
 
 
 def _stuck(patch: Patch) -> None:
@@ -114,11 +114,11 @@ def _helper(patch: Patch) -> None:
 
 
 def _first_disjunct(patch: Patch) -> None:
-    patch.here(plan, "groups", lambda original: lambda cases: original([_one(case, 0) for case in cases]))
+    patch.here(run, "groups", lambda original: lambda cases: original([_one(case, 0) for case in cases]))
 
 
 def _last_disjunct(patch: Patch) -> None:
-    patch.here(plan, "groups", lambda original: lambda cases: original([_one(case, -1) for case in cases]))
+    patch.here(run, "groups", lambda original: lambda cases: original([_one(case, -1) for case in cases]))
 
 
 def _one(case: Any, which: int) -> Any:
@@ -126,11 +126,11 @@ def _one(case: Any, which: int) -> Any:
 
 
 def _first_case(patch: Patch) -> None:
-    patch.here(plan, "groups", lambda original: lambda cases: original([cases[0]]))
+    patch.here(run, "groups", lambda original: lambda cases: original([cases[0]]))
 
 
 def _last_case(patch: Patch) -> None:
-    patch.here(plan, "groups", lambda original: lambda cases: original([cases[len(cases) - 1]]))
+    patch.here(run, "groups", lambda original: lambda cases: original([cases[len(cases) - 1]]))
 
 
 def _strict(patch: Patch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -59,13 +59,15 @@ def encode(
     upper: np.ndarray,
     wanted: Sequence[str] | None = None,
     relaxation: Relaxation | None = None,
+    over: Callable[[], bool] = lambda: False,
 ) -> Draft:
     """The network over a box of inputs (n,), float64.
 
     ``program`` in float64. ``wanted``: the values to encode (default: the outputs); only what they hang on is
     encoded. ``relaxation``: of the box, if there is one already. A box without ends is encoded without ranges.
+    ``over``: whether time is up, asked now and then.
 
-    Raises TooLarge, and Unsupported for an operator without an exact meaning.
+    Raises TooLarge (also where time is up), and Unsupported for an operator without an exact meaning.
     """
     builder = Builder()
     needed = _needed(program, [out.value for out in program.graph.outputs] if wanted is None else wanted)
@@ -88,7 +90,7 @@ def encode(
         if step.node.name not in needed:
             continue
         encoded = _affine if isinstance(step.op, Affine) else _nonlinear
-        made = encoded(builder, step, values, ranges)
+        made = encoded(builder, step, values, ranges, over)
         values[step.node.name] = _array(made)
         terms += sum(len(form.terms) for form in made)
         if terms > MOST_TERMS:
@@ -127,9 +129,19 @@ def _array(forms: Sequence[Form]) -> np.ndarray:
     return array
 
 
+def _check(over: Callable[[], bool]) -> None:
+    if over():
+        raise TooLarge("time ran out while its formula was written")
+
+
 def _nonlinear(
-    builder: Builder, step: Step, values: Mapping[str, np.ndarray], ranges: Mapping[str, Ends]
+    builder: Builder,
+    step: Step,
+    values: Mapping[str, np.ndarray],
+    ranges: Mapping[str, Ends],
+    over: Callable[[], bool],
 ) -> list[Form]:
+    _check(over)
     sources = step.node.inputs
     site = Site(
         step.node,
@@ -141,7 +153,13 @@ def _nonlinear(
     return meaning(builder, site)
 
 
-def _affine(builder: Builder, step: Step, values: dict[str, np.ndarray], ranges: Mapping[str, Ends]) -> list[Form]:
+def _affine(
+    builder: Builder,
+    step: Step,
+    values: dict[str, np.ndarray],
+    ranges: Mapping[str, Ends],
+    over: Callable[[], bool],
+) -> list[Form]:
     found = map_of(step)
     mixes = [slot for slot, matrix in enumerate(found.matrices) if matrix.shape[0] and np.diff(matrix.indptr).max() > 1]
     several = len(found.matrices) > 1 and step.node.op == "sum"
@@ -151,9 +169,11 @@ def _affine(builder: Builder, step: Step, values: dict[str, np.ndarray], ranges:
             values[name] = _defined(builder, name, values[name], ranges.get(name))
     sources = [values[name] for name in step.node.inputs]
     known = [ranges.get(name) for name in step.node.inputs]
-    return [
-        _row(builder, found, i, f"{step.node.name}[{i}]", sources, known) for i in range(math.prod(step.node.shape))
-    ]
+    made = []
+    for i in range(math.prod(step.node.shape)):
+        _check(over)
+        made.append(_row(builder, found, i, f"{step.node.name}[{i}]", sources, known))
+    return made
 
 
 def _small(forms: np.ndarray) -> bool:
