@@ -8,7 +8,8 @@ constant.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import reduce
 
 import numpy as np
 
@@ -301,26 +302,68 @@ def _alike(name: str, axis: int, state: Sweep) -> bool:
 _MOVES = ("reshape", "transpose", "slice", "gather", "expand")
 
 
+@dataclass(frozen=True, eq=False)
+class _OfStep:
+    """A value each of whose elements is affine in one element of a step's: what it is where the step is 0 and where
+    it is 1, the step's element that it depends on, and the moves that lead there."""
+
+    step: Node
+    element: np.ndarray
+    ends: tuple[Const, Const]
+    moves: tuple[Node, ...]
+
+
+def _of_step(name: str, state: Sweep, seen: dict[str, _OfStep | None]) -> _OfStep | None:
+    """What a value is of a step, by moves, scales, shifts, and sums of such over the same elements."""
+    if name not in seen:
+        seen[name] = _followed(state.maker(name), state, seen)
+    return seen[name]
+
+
+def _followed(maker: Node | None, state: Sweep, seen: dict[str, _OfStep | None]) -> _OfStep | None:
+    if maker is None or math.prod(maker.shape) > 1 << 20:
+        return None
+    if maker.op == "step":
+        low, high = (c.expand(Const(np.array(level)), maker.shape) for level in (0.0, 1.0))
+        return _OfStep(maker, np.arange(math.prod(maker.shape)).reshape(maker.shape), (low, high), ())
+    if maker.op not in _MOVES and maker.op not in _OFFSETS and maker.op != "sum":
+        return None
+    parts = [_of_step(source, state, seen) for source in maker.inputs]
+    first = parts[0]
+    if first is None:
+        return None
+    if maker.op != "sum":
+        low, high = (_applied(maker, end) for end in first.ends)
+        if maker.op in _OFFSETS:
+            return replace(first, ends=(low, high))
+        element = _applied(maker, Const(first.element)).value
+        return replace(first, element=element, ends=(low, high), moves=(*first.moves, maker))
+    known = [part for part in parts if part is not None]
+    alike = [part.step is first.step and np.array_equal(part.element, first.element) for part in known]
+    if len(known) < len(parts) or not all(alike):
+        return None
+    signed = [part.ends if s > 0 else (c.neg(part.ends[0]), c.neg(part.ends[1])) for part, s in _signed(known, maker)]
+    low, high = (reduce(c.add, ends) for ends in zip(*signed, strict=True))
+    return replace(first, ends=(low, high))
+
+
+def _signed(parts: list[_OfStep], node: Node) -> list[tuple[_OfStep, int]]:
+    return list(zip(parts, node.attrs["signs"], strict=True))
+
+
 def of_steps(node: Node, state: Sweep) -> Change:
     """Any function of a · s + b with s from a step is affine in s: f(b) + s · (f(a + b) − f(b))."""
     if node.op not in ELEMENTWISE:
         return None
-    chain: list[Node] = []
-    maker = state.maker(node.inputs[0])
-    while maker is not None and (maker.op in _MOVES or maker.op in _OFFSETS):
-        chain.append(maker)
-        maker = state.maker(maker.inputs[0])
-    if maker is None or maker.op != "step" or math.prod(node.shape) > 1 << 20:
+    known = _of_step(node.inputs[0], state, {})
+    if known is None:
         return None
-    ends = [c.expand(Const(np.array(level)), maker.shape) for level in (0.0, 1.0)]
-    name, moved = maker.name, []
-    for part in reversed(chain):
-        ends = [_applied(part, end) for end in ends]
-        if part.op in _MOVES:
-            moved.append(replace(part, name=state.fresh(node.name), inputs=(name,)))
-            name = moved[-1].name
+    name, moved = known.step.name, []
+    for part in known.moves:
+        moved.append(replace(part, name=state.fresh(node.name), inputs=(name,)))
+        name = moved[-1].name
     try:
-        low, high = (fold(node.op, end, node.attrs, node.params) for end in ends)
+        low, high = (fold(node.op, end, node.attrs, node.params) for end in known.ends)
     except ValueError:
         return None
     slope = c.sub(high, low)

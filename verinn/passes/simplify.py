@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from verinn.ir.graph import Graph
-from verinn.passes import before_moves, fuse, identities, recognise
+from verinn.passes import before_moves, channels, fuse, identities, recognise
 from verinn.passes.rewrite import exhaust
 
 
@@ -16,7 +16,7 @@ def drop_identities(graph: Graph) -> Graph:
 
 def fuse_affine(graph: Graph) -> Graph:
     """Merge scales, shifts, padding and linear maps into the linear and conv nodes beside them."""
-    return exhaust(graph, (*fuse.RULES, *before_moves.RULES))
+    return exhaust(graph, (*fuse.RULES, *before_moves.RULES, *channels.RULES))
 
 
 def hoist_reshapes(graph: Graph) -> Graph:
