@@ -290,3 +290,37 @@ def test_same_catches_a_change() -> None:
     changed = chain((1, 3), ("MatMul", [f32(3, 3) * np.float32(1 + 1e-6)], {}), ("Relu", [], {}))
     with pytest.raises(GraphError, match="changed what the graph computes"):
         same(read_graph(model), read_graph(changed))
+
+
+def segmentation(layout: str) -> onnx.ModelProto:
+    """Two classes of a convolution, their difference, a comparison; channels first or last, with or without batch."""
+    weight, bias = f32(3, 2, 3, 3), f32(3)
+    text = {
+        "first": ([("Squeeze", [np.array([0])], {})], 0),
+        "last": ([("Transpose", [], {"perm": [0, 2, 3, 1]})], 3),
+    }
+    steps, axis = text[layout]
+    model = chain((1, 2, 5, 4), ("Conv", [weight, bias], {"pads": [1, 1, 1, 1]}), *steps)
+    last = model.graph.output[0].name
+    for number in (0, 2):
+        ends = [numpy_helper.from_array(np.array([n]), f"{k}{number}") for k, n in (("s", number), ("e", number + 1))]
+        model.graph.initializer.extend(ends)
+        model.graph.node.append(helper.make_node("Slice", [last, f"s{number}", f"e{number}", "axis"], [f"c{number}"]))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([axis]), "axis"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(0.1, np.float32), "level"))
+    model.graph.node.append(helper.make_node("Sub", ["c2", "c0"], ["d"]))
+    model.graph.node.append(helper.make_node("Greater", ["d", "level"], ["g"]))
+    model.graph.node.append(helper.make_node("Cast", ["g"], ["y"], to=1))
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("y", TensorProto.FLOAT, None))
+    return model
+
+
+def test_margins_of_channels_are_a_convolution() -> None:
+    after = simplified(segmentation("first"))
+    assert ops(after) == "conv step reshape"
+    conv, weight = after.nodes[0], f32(3, 2, 3, 3).astype(np.float64)
+    assert conv.shape == (1, 1, 5, 4)
+    gap = np.abs(conv.params["weight"].value - (weight[2:] - weight[:1]))
+    assert np.all(gap <= error_of(conv.params["weight"]))
+    assert ops(simplified(segmentation("last"))) == "conv step reshape"

@@ -343,13 +343,19 @@ class Backward:
             self.record[step.node.name] = self._cost(step, positive, negative)
         under = flat(self.relaxation.size(name)).sum(1).double().reshape(-1, 1) + count
         self.c = self.c - under * (4 * tiny(self.dtype))
-        back = bend(positive, negative, lines.lower_slope, lines.upper_slope)
+        back = self._bent(step, lines, positive, negative)
         pull = self.relaxation.pull(step)
         self._add(
             name,
             back if pull is None else self._dense(back, name) + pull.unsqueeze(1),
             2.0 if pull is None else 3.0,
         )
+
+    def _bent(
+        self, step: Step, lines: Lines, positive: Tensor | Patches, negative: Tensor | Patches
+    ) -> Tensor | Patches:
+        """Coefficients of an elementwise step's input."""
+        return bend(positive, negative, lines.lower_slope, lines.upper_slope)
 
     def _cost(self, step: Step, positive: Tensor, negative: Tensor) -> Tensor:
         """The widest gaps between a function and its lines, weighed by the coefficients that meet them

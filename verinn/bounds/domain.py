@@ -130,21 +130,22 @@ def _refined(
     if not bool(mask.any()):
         return low, high
     flat_low, flat_high = flat(low), flat(high)
-    blocks = _blocks(relaxation.program, step, mask, _room(budget, low))
+    blocks = blocks_of(relaxation.program, step, mask, room(budget, low))
 
     def bounded(part: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         with torch.no_grad():  # which is a matter of each thread
             return _block(relaxation, step, part, lower, upper, cutter)
 
-    for where, down, up in _mapped(bounded, blocks, workers if cutter is None else 1):
+    for where, down, up in mapped(bounded, blocks, workers if cutter is None else 1):
         flat_low = flat_low.scatter(1, where, torch.fmax(flat_low.gather(1, where), down))
         flat_high = flat_high.scatter(1, where, torch.fmin(flat_high.gather(1, where), up))
     return flat_low.reshape(low.shape), flat_high.reshape(high.shape)
 
 
-def _mapped(
+def mapped(
     function: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]], blocks: Iterator[Tensor], workers: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """What a function makes of each block, by so many threads."""
     if workers == 1:
         yield from map(function, blocks)
         return
@@ -157,42 +158,42 @@ def _block(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Which elements, and lower and upper bounds of them: (D, R) each."""
     low = relaxation.intervals[step.node.name][0]
-    index, sign = _both_ways(part)
+    index, sign = both_ways(part)
     start = {step.node.name: OneHot(index, sign)}
     if cutter is None:
         least = Backward(relaxation).minimum(start, lower, upper)
     else:
         least = cutter.minimum(Backward(relaxation).run(start), lower, upper)
     least = least.unflatten(1, (-1, 2, part.shape[2]))
-    down, up = (_narrow(least[:, :, i].flatten(1), low.dtype) for i in range(2))
+    down, up = (narrow(least[:, :, i].flatten(1), low.dtype) for i in range(2))
     return part.flatten(1).expand(len(low), -1), down, -up
 
 
-def _room(budget: int, low: Tensor) -> int:
+def room(budget: int, low: Tensor) -> int:
     """How many coefficients of one domain a block may have."""
     budget = min(budget, CACHE) if low.device.type == "cpu" else budget
     return budget // (low.element_size() * len(low))
 
 
-def _blocks(program: Program, step: Step, mask: Tensor, room: int) -> Iterator[Tensor]:
-    """The elements to bound (D|1, U, P) in blocks, those at one place of an image side by side."""
+def blocks_of(program: Program, step: Step, mask: Tensor, most: int) -> Iterator[Tensor]:
+    """The elements to bound (D|1, U, P) in blocks of ``most`` coefficients, those at one place side by side."""
     shape, name = step.node.shape, step.node.name
-    most = max(1, room // (2 * footprint(program, name)))
+    count = max(1, most // (2 * footprint(program, name)))
     if is_image(shape):
-        yield from places(mask.any(0), shape, most)
+        yield from places(mask.any(0), shape, count)
     else:
-        for part in _rows(step, mask).split(most, dim=1):
+        for part in _rows(step, mask).split(count, dim=1):
             yield part.unsqueeze(1)
 
 
-def _both_ways(part: Tensor) -> tuple[Tensor, Tensor]:
+def both_ways(part: Tensor) -> tuple[Tensor, Tensor]:
     """Rows (D|1, U · 2P) that pick elements and, after those of each place, their negatives."""
     sign = torch.ones((part.shape[1], 2, part.shape[2]), device=part.device)
     sign[:, 1] = -1
     return torch.cat([part, part], 2).flatten(1), sign.flatten()
 
 
-def _narrow(x: Tensor, dtype: torch.dtype) -> Tensor:
+def narrow(x: Tensor, dtype: torch.dtype) -> Tensor:
     """float64 → dtype, moved down by an ulp: cheaper than an exact downward cast."""
     y = x.to(dtype)
     info = torch.finfo(dtype)

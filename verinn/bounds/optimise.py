@@ -9,8 +9,11 @@ rounding charged: the best value seen is a bound as it stands.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -23,6 +26,7 @@ from verinn.bounds.gathered import Sums
 from verinn.bounds.interval import Interval, propagate
 from verinn.bounds.rounding import cast_down, sum_slack, unit
 from verinn.bounds.sums import sums_of
+from verinn.bounds.windows import climbed, climbs, wider
 from verinn.ops.activation import Abs, LeakyRelu, Relu
 from verinn.ops.base import Elementwise, Joint
 from verinn.ops.program import Program, Step
@@ -344,14 +348,21 @@ def tightened(
     room: int,
     expired: Callable[[], bool] = lambda: False,
     relevant: Mapping[str, Tensor] | None = None,
+    seconds: float = math.inf,
+    workers: int = 1,
+    referee: Program | None = None,
 ) -> Relaxation:
     """One domain's relaxation with intervals of what nonlinear steps read climbed, each element's with parameters
-    of its own, if they are ``relevant``. ``room``: bytes for one block of rows. When time is up the rest is left.
+    of its own, if they are ``relevant``. ``room``: bytes for one block of rows. When time is up the rest is left:
+    after ``seconds``, of which values whose rows are windows get equal shares, or when ``expired``. ``workers``:
+    threads for blocks of windows; ``referee``: the program in float64, by which these are weighed.
 
     Affine functions of the inputs are left as they are: what meets no relaxation has no parameters to climb."""
     program = base.program
     plain = {value.name for value in program.graph.inputs}
     wanted = targets(program)
+    until = time.monotonic() + seconds
+    waiting = [] if referee is None else [name for name in wanted if climbs(program, name)]
     intervals = {value.name: base.intervals[value.name] for value in program.graph.inputs}
     relaxation = Relaxation(program, intervals)
     for step in program.steps:
@@ -361,10 +372,17 @@ def tightened(
         intervals[name] = torch.maximum(made[0], known[0]), torch.minimum(made[1], known[1])
         if step.affine and plain.issuperset(step.node.inputs):
             plain.add(name)
-        elif name in wanted and not expired():
+        elif name in wanted and not expired() and time.monotonic() < until:
             mask = loose(relaxation, name, wanted[name])
             if relevant is not None:
                 mask = mask & relevant[name] if name in relevant else torch.zeros_like(mask)
+            if referee is not None and name in waiting:
+                share = (until - time.monotonic()) / len(waiting)
+                waiting.remove(name)
+                some = partial(climbed, steps=4 * pace.steps, seconds=share, budget=room, workers=workers)
+                wide = wider(relaxation, referee)
+                intervals[name] = some(relaxation, wide, step, mask.flatten(1), lower, upper, expired=expired)
+                continue
             enough = 0.0 if all(map(settles, wanted[name])) else torch.inf
             intervals[name] = _climbed(relaxation, step, mask, lower, upper, pace, enough, room, expired)
     return relaxation

@@ -109,11 +109,22 @@ class Patches:
 
     def over(self, v: Tensor) -> Tensor:
         """A map v (D, *shape) as the rows see it: (D, U, 1, kh, kw, C), zero outside the image."""
+        if len(self.at) * math.prod(self.window.size) < math.prod(self.shape[2:]):
+            return self._gathered(v)
         left, right, top, bottom = self.window.margins(self.shape)
         image = F.pad(v[:, 0], (left, right, top, bottom)).permute(0, 2, 3, 1).contiguous()
         (kh, kw), (y, x) = self.window.size, self._corner()
         windows = image.unfold(1, kh, 1).unfold(2, kw, 1).permute(0, 1, 2, 4, 5, 3)
         return windows[:, y + top, x + left].unsqueeze(2)
+
+    def _gathered(self, v: Tensor) -> Tensor:
+        """The same where few places see less than the whole image: pixel by pixel, without a padded copy."""
+        (row, column), inside = self._pixels(), self._inside()
+        width = self.shape[3]
+        index = row.clamp(0, self.shape[2] - 1).unsqueeze(2) * width + column.clamp(0, width - 1).unsqueeze(1)
+        seen = v[:, 0].flatten(2)[:, :, index].permute(0, 2, 3, 4, 1).unsqueeze(2)
+        outside = ~(inside[0].unsqueeze(2) & inside[1].unsqueeze(1))
+        return seen.masked_fill(outside[None, :, None, :, :, None], 0.0) if bool(outside.any()) else seen
 
     def dot(self, v: Tensor, longest: int) -> Tensor:
         """Σ a·v for a map v (D|1, *shape): float64 (D, R); sums of ``longest`` terms in the working dtype."""
@@ -128,6 +139,10 @@ class Patches:
         node = step.node
         if isinstance(step.op, Conv):
             return [self._through(node, step.params["weight"], step.shapes[0])]
+        if node.op == "slice":
+            start, channels = node.attrs["starts"][1], step.shapes[0][1]
+            around = (start, channels - start - node.shape[1])
+            return [replace(self, a=F.pad(self.a, around), shape=step.shapes[0])]
         if node.op == "sum":
             return [self if sign > 0 else replace(self, a=-self.a) for sign in node.attrs["signs"]]
         if "factor" in step.params:
@@ -143,12 +158,18 @@ class Patches:
 
     def _cut(self) -> Patches:
         """Zero outside the image."""
-        inside = []
-        for start, size, full in zip(self._corner(), self.window.size, self.shape[2:], strict=True):
-            pixel = start.unsqueeze(1) + torch.arange(size, device=start.device)
-            inside.append((pixel >= 0) & (pixel < full))
+        inside = self._inside()
         outside = ~(inside[0].unsqueeze(2) & inside[1].unsqueeze(1))
         return replace(self, a=self.a.masked_fill(outside[None, :, None, :, :, None], 0.0))
+
+    def _pixels(self) -> list[Tensor]:
+        """Rows (U, kh) and columns (U, kw) of the windows' pixels, in the image."""
+        sizes = zip(self._corner(), self.window.size, strict=True)
+        return [start.unsqueeze(1) + torch.arange(size, device=start.device) for start, size in sizes]
+
+    def _inside(self) -> list[Tensor]:
+        """Which of the windows' rows (U, kh) and columns (U, kw) lie in the image."""
+        return [(pixel >= 0) & (pixel < full) for pixel, full in zip(self._pixels(), self.shape[2:], strict=True)]
 
     def joined(self, other: Patches) -> tuple[Patches, Patches] | None:
         """Both over one window, or None where their rows differ or no small window has room for both."""
@@ -220,9 +241,17 @@ def sights(step: Step, window: Window) -> list[Window | None]:
     node = step.node
     if isinstance(step.op, Conv):
         return [window.back(node) if is_image(step.shapes[0]) else None]
+    if node.op == "slice":
+        return [window if _of_channels(node, step.shapes[0]) else None]
     if isinstance(step.op, Elementwise) or node.op in ("shift", "scale", "divide", "sum"):
         return [window if shape == node.shape else None for shape in step.shapes]
     return [None] * len(step.shapes)
+
+
+def _of_channels(node: Node, shape: Shape) -> bool:
+    """Whether a slice takes some neighbouring channels of an image, whole."""
+    plain = is_image(shape) and all(step == 1 for step in node.attrs["steps"])
+    return plain and shape[2:] == node.shape[2:] and shape[0] == node.shape[0]
 
 
 def passes(step: Step) -> bool:

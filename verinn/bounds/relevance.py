@@ -7,20 +7,28 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from verinn.bounds.interval import Interval
 from verinn.ops.base import Affine, Elementwise
 from verinn.ops.program import Program, Step
 
 
-def relevance(program: Program, start: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def relevance(
+    program: Program, start: Mapping[str, Tensor], intervals: Mapping[str, Interval] | None = None
+) -> dict[str, Tensor]:
     """For every value that rows over some values depend on, the elements that matter: bool (1, *shape).
 
     ``start``: the elements that the rows read, bool (1, *shape) by value name. Only weights that are
-    exactly zero make a difference: what may cancel counts.
+    exactly zero make a difference: what may cancel counts. ``intervals``: of all values, for boxes: what they say is
+    one number depends on nothing there.
     """
     found = dict(start)
     for step in reversed(program.steps):
         if step.node.name in found:
-            for name, mask in zip(step.node.inputs, _back(step, found[step.node.name]), strict=True):
+            read = found[step.node.name]
+            if intervals is not None and not isinstance(step.op, Affine):
+                low, high = intervals[step.node.name]
+                read = read & (low < high).any(0, keepdim=True)
+            for name, mask in zip(step.node.inputs, _back(step, read), strict=True):
                 found[name] = found[name] | mask if name in found else mask
     return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -257,8 +257,10 @@ def goals_of(spec: Spec, s: int, mine: Tensor) -> Goals:
     )
 
 
-def read_by(program: Program, spec: Spec, case: int) -> dict[str, Tensor]:
-    """The elements of values that the rows of a case can depend on (see ``relevance``)."""
+def read_by(
+    program: Program, spec: Spec, case: int, intervals: Mapping[str, Interval] | None = None
+) -> dict[str, Tensor]:
+    """The elements of values that the rows of a case can depend on (see ``relevance``), given what is known."""
     outputs = program.graph.outputs
     sizes = [torch.Size(program.shapes[out.value]).numel() for out in outputs]
     read = spec.y[case] != 0
@@ -268,7 +270,7 @@ def read_by(program: Program, spec: Spec, case: int) -> dict[str, Tensor]:
     for out, part in zip(outputs, read.any(0).split(sizes), strict=True):
         mask = part.reshape(1, *program.shapes[out.value])
         start[out.value] = start[out.value] | mask if out.value in start else mask
-    return relevance(program, start)
+    return relevance(program, start, intervals)
 
 
 def numbers(left: list[Open], like: Tensor) -> Tensor:

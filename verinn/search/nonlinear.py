@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 
 from verinn.bounds.climb import Goals
-from verinn.bounds.domain import relax
+from verinn.bounds.crown import Relaxation
+from verinn.bounds.domain import relax, targets
+from verinn.bounds.interval import Interval
 from verinn.bounds.optimise import Ask, Pace, Parameters, climb, evaluate, first, summed, tightened, weight
 from verinn.bounds.rounding import cast_down, cast_up
+from verinn.bounds.windows import climbs
 from verinn.ops.program import Program
 from verinn.result import Verdict
 from verinn.search.bab import Limits, Outcome, Tell, Try, one_by_one, search
@@ -22,17 +25,22 @@ from verinn.search.general import GeneralTask, careful
 from verinn.search.pieces import STORED, Pieces
 from verinn.search.spec import Spec
 
+#: the part of the worst bound that a round of windows must have gained for another one
+GAIN = 0.1
+
 
 @dataclass(frozen=True)
 class Effort:
     """How a general graph is searched: domains in a batch, bytes for a block of coefficients, inputs that may be
-    halved (how many are tried), whether intervals are refined in each domain, and seconds until the deadline."""
+    halved (how many are tried), whether intervals are refined in each domain, seconds until the deadline, and
+    threads for blocks of the root's neurons."""
 
     width: int
     budget: int
     halves: int
     refine: bool
     left: Callable[[], float]
+    workers: int = 1
 
 
 def search_general(
@@ -59,14 +67,17 @@ def rooted(
     open_ = torch.arange(spec.conjunctions, device=spec.lower.device)
     open_ = root.plain(open_)
     began = time.monotonic()
-    for steps in (20, 60):
-        if not len(open_) or expired():
+    if len(open_) and not expired():
+        open_ = root.climbed(open_, Pace(20, hope=3.0))
+    spent = time.monotonic() - began
+    seconds, part = (root.spent, 0.5) if root.windows else (max(10.0, 60 * spent), 0.35)
+    while len(open_) and not expired():
+        before = root.worst(open_)
+        root.tighten(min(part * effort.left(), seconds))
+        open_ = root.climbed(open_, Pace(60, hope=3.0))
+        seconds *= 2
+        if not root.windows or root.worst(open_) < (1 - GAIN) * before:
             break
-        open_ = root.climbed(open_, Pace(steps, hope=3.0))
-        spent = time.monotonic() - began
-        if not len(open_) or expired() or steps == 60:
-            break
-        root.tighten(min(0.35 * effort.left(), max(10.0, 60 * spent)))
     return root.task(open_) if len(open_) else None
 
 
@@ -86,8 +97,12 @@ class Root:
         self.expired, self.effort = expired, effort
         self.lower, self.upper = spec.lower[case : case + 1], spec.upper[case : case + 1]
         self.ends = cast_down(self.lower, program.dtype), cast_up(self.upper, program.dtype)
-        self.relevant = read_by(program, spec, case)
-        self.relaxation = relax(program, *self.ends, budget=effort.budget, relevant=self.relevant)
+        #: whether rows of some values that are refined see windows of images, which makes them cheap to climb
+        self.windows = any(climbs(program, name) for name in targets(program))
+        began = time.monotonic()
+        self.relaxation = relax(program, *self.ends, refine=False)
+        self.relaxation = self._relaxed()
+        self.spent = max(10.0, time.monotonic() - began)  # seconds, about what a first round of climbing may take
         rows = torch.arange(spec.y.shape[1], device=spec.y.device)
         self.rows = rows
         self.goals: Goals = goals_of(spec, case, rows)
@@ -97,6 +112,22 @@ class Root:
         strict = spec.strict[case].unsqueeze(0) | ~mine
         self.strict = strict.all(1) if not cuts else torch.zeros_like(strict[:, 0])
         self.found: dict[int, tuple[float, Parameters]] = {}
+
+    def _relevant(self) -> dict[str, Tensor]:
+        """The elements of values that anything open depends on, by what is known so far."""
+        return read_by(self.program, self.spec, self.case, self.relaxation.intervals)
+
+    def _relaxed(self) -> Relaxation:
+        """Intervals refined by CROWN; in float64 where rows see windows, and rounding is most of what they lose."""
+        wide = self.referee if self.windows else self.program
+        lower, upper = (end.to(wide.dtype) for end in self.ends)
+        budget, workers = self.effort.budget, self.effort.workers
+        found = relax(wide, lower, upper, budget=budget, workers=workers, relevant=self._relevant())
+        if wide.dtype == self.program.dtype:
+            return found
+        return Relaxation(
+            self.program, {name: _outward(end, self.program.dtype) for name, end in found.intervals.items()}
+        )
 
     def plain(self, open_: Tensor) -> Tensor:
         """Conjunctions that the relaxation leaves open with the parameters that it starts from."""
@@ -142,16 +173,22 @@ class Root:
             return first(self.relaxation, len(block), 0, self.allowed[block])
         return joined([self.found[int(j)][1] for j in block])
 
+    def worst(self, open_: Tensor) -> float:
+        """The least bound found of open conjunctions."""
+        return min((self.found[int(j)][0] for j in open_), default=0.0)
+
     def tighten(self, seconds: float) -> None:
         """Intervals of what nonlinear steps read are climbed, for so many seconds at most."""
-        until = time.monotonic() + seconds
         self.relaxation = tightened(
             self.relaxation,
             *self.ends,
             Pace(5, alpha=0.3),  # twice as many steps lift the root by less than a split does
             4 * self.effort.budget,
-            lambda: self.expired() or time.monotonic() > until,
-            self.relevant,
+            self.expired,
+            self._relevant(),
+            seconds,
+            self.effort.workers,
+            self.referee,
         )
 
     def task(self, open_: Tensor) -> GeneralTask | None:
@@ -204,6 +241,10 @@ class Root:
             expired=self.expired,
             sums={name: held.spread(open_, len(self.allowed)) for name, held in self._ask(open_, now).sums.items()},
         )
+
+
+def _outward(interval: Interval, dtype: torch.dtype) -> Interval:
+    return cast_down(interval[0], dtype), cast_up(interval[1], dtype)
 
 
 def joined(parts: list[Parameters]) -> Parameters:

@@ -168,7 +168,8 @@ class Run:
 
     def _effort(self) -> Effort:
         few = self.facts.free_inputs <= 32
-        return Effort(min(self.plan.batch, 32), self.options.memory // 32, 2 if few else 0, few, self._left)
+        width, budget = min(self.plan.batch, 32), self.options.memory // 32
+        return Effort(width, budget, 2 if few else 0, few, self._left, self.plan.workers)
 
     def _attack(self, specs: Sequence[Spec], device: torch.device) -> Witness | None:
         program = Program.prepare(self.problem.graph, torch.float32, device)
