@@ -42,7 +42,7 @@ def centres(patch: Patch) -> None:
 
 def narrow(patch: Patch) -> None:
     """The step from float64 back to the search's dtype."""
-    patch.setattr(domain, "_narrow", lambda x, dtype: x.to(dtype))
+    patch.setattr(domain, "narrow", lambda x, dtype: x.to(dtype))
 
 
 def ulps_of_lines(patch: Patch) -> None:

@@ -1,4 +1,5 @@
-"""Gradients for networks with jumps: a step function passes them as if it were a ramp.
+"""Gradients where a network has none of use: a step function passes them as if it were a ramp, a softmax at the
+outputs as if its logarithm were asked for.
 
 The straight-through estimator (Bengio et al., 2013; Hubara et al., "Binarized Neural Networks", NeurIPS
 2016): values are those of the network, but the derivative of a sign or a step is that of a ramp around the
@@ -31,10 +32,22 @@ class _Ramp(Step):
         return y.detach() + (ramp - ramp.detach())
 
 
+@dataclass(frozen=True, eq=False)
+class _Logs(Step):
+    """A softmax with the derivative of its logarithm, which doesn't vanish where one entry has it all."""
+
+    def apply(self, xs: Sequence[Tensor]) -> Tensor:
+        y, logs = super().apply(xs), xs[0].log_softmax(self.node.attrs["axis"] + 1)
+        return y.detach() + (logs - logs.detach())
+
+
 def ramped(program: Program) -> Program:
-    """The same network for evaluation, with gradients that pass jumps."""
-    if not any(isinstance(step.op, Stairs) for step in program.steps):
-        return program
-    return replace(
-        program, steps=tuple(_Ramp(**vars(step)) if isinstance(step.op, Stairs) else step for step in program.steps)
-    )
+    """The same network for evaluation, with gradients that pass jumps, and softmaxes at the outputs."""
+    outputs = {output.value for output in program.graph.outputs}
+
+    def passing(step: Step) -> Step:
+        if isinstance(step.op, Stairs):
+            return _Ramp(**vars(step))
+        return _Logs(**vars(step)) if step.node.op == "softmax" and step.node.name in outputs else step
+
+    return replace(program, steps=tuple(map(passing, program.steps)))
