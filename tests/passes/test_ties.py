@@ -70,7 +70,7 @@ def test_the_function_stays(kind: str, nodes: int, tied: tuple[int, ...]) -> Non
     one = evaluate(joined.graph, split(joined.graph.inputs, x))
     two = evaluate(plain.graph, split(plain.graph.inputs, apart))
     for a, b in zip(joined.graph.outputs, plain.graph.outputs, strict=True):
-        assert torch.equal(one[a.value], two[b.value])
+        torch.testing.assert_close(one[a.value], two[b.value], rtol=1e-12, atol=1e-12)  # sums in another order
     (rows,), (other,) = joined.prop.cases[0].conjunctions, plain.prop.cases[0].conjunctions
     assert np.allclose(rows.x.dense() @ x.T.numpy(), other.x.dense() @ apart.T.numpy())
 
