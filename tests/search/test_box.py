@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,15 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from search_brute import SHAPES, Layers, Row, Tree, model, random_asserts, random_layers, truth, write
+from phases_run import check, run, use  # noqa: F401
+from search_brute import SHAPES, Layers, Row, Tree, random_asserts, random_layers, truth
 
-from verinn.api import verify
 from verinn.bounds import climb
 from verinn.ops.program import Program
-from verinn.options import Options
 from verinn.result import Verdict
 from verinn.search import phased
-from verinn.search import run as running
 from verinn.search.box import Box
 from verinn.search.leverage import leverage
 from verinn.search.lift import wanted
@@ -40,17 +37,8 @@ def instances(shape: str, count: int) -> Iterator[tuple[Layers, list[Row | Tree]
 @pytest.fixture(autouse=True)
 def waiting(monkeypatch: Patch) -> None:
     """Everything waits: no box is small enough, and every search looks hopeless until boxes were halved often."""
-    made = running.plan_of
-    fields: dict[str, Any] = {"engine": "phases", "dtype": "float32", "helper": False, "batch": 3}
-    monkeypatch.setattr(running, "plan_of", lambda facts, options: replace(made(facts, options), **fields))
     monkeypatch.setattr(phased, "FEW_NEURONS", 0)
     monkeypatch.setattr(phased, "outlook", lambda task: math.inf)
-
-
-def decided(layers: Layers, asserts: list[Row | Tree], path: Path) -> Verdict:
-    file = write(path / "p.vnnlib", SIZES[0], SIZES[-1], asserts)
-    options = Options(attack=False, deadline=time.monotonic() + 20.0, device="cpu")
-    return verify(model(layers), file, options).verdict
 
 
 @pytest.mark.parametrize(("pays", "few"), [(math.inf, 32), (-1.0, 32), (0.5, -1)], ids=["halved", "both", "tightened"])
@@ -60,10 +48,7 @@ def test_verdicts_are_true(shape: str, pays: float, few: int, monkeypatch: Patch
     monkeypatch.setattr(phased, "FEW_INPUTS", few)
     known = 0
     for layers, asserts in instances(shape, 4):
-        verdict = decided(layers, asserts, tmp_path)
-        if verdict in (Verdict.SAT, Verdict.UNSAT):
-            known += 1
-            assert verdict.value == truth(layers, asserts)
+        known += check(run(layers, asserts, tmp_path), layers, asserts)
     assert known >= 2
 
 
@@ -79,7 +64,7 @@ def test_tightened_intervals_hold_and_are_tighter(monkeypatch: Patch, tmp_path: 
     monkeypatch.setattr(Box, "tightened", watched)
     monkeypatch.setattr(phased, "PAYS", -1.0)
     for layers, asserts in instances("disjunction", 4):
-        decided(layers, asserts, tmp_path)
+        run(layers, asserts, tmp_path)
     narrowed = 0
     for before, after in seen:
         program: Program = before.careful.program
@@ -111,7 +96,7 @@ def test_halves_cover_their_box_and_know_their_depth(monkeypatch: Patch, tmp_pat
     monkeypatch.setattr(Box, "halves", watched)
     monkeypatch.setattr(phased, "PAYS", math.inf)
     for layers, asserts in instances("conjunction", 6):
-        decided(layers, asserts, tmp_path)
+        run(layers, asserts, tmp_path)
     assert {box.depth for box, _ in made} >= {0, 1, 2}
 
 
@@ -144,7 +129,7 @@ def test_boxes_cut_at_phases_give_true_verdicts_and_cover(monkeypatch: Patch, tm
     sure = 0
     for shape in SHAPES:
         for layers, asserts in instances(shape, 2):
-            verdict = decided(layers, asserts, tmp_path)
+            verdict = run(layers, asserts, tmp_path)
             if verdict in (Verdict.SAT, Verdict.UNSAT):
                 sure += 1
                 assert verdict.value == truth(layers, asserts)
@@ -194,7 +179,7 @@ def test_leverage_is_the_derivative_through_all_bounds(monkeypatch: Patch, tmp_p
     monkeypatch.setattr(phased, "leverage", watched)
     always_cut(monkeypatch)
     for layers, asserts in instances("disjunction", 5):
-        decided(layers, asserts, tmp_path)
+        run(layers, asserts, tmp_path)
     through = 0
     for box, goal, found in seen:
         total, direct = differentiated(box, goal, monkeypatch)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from search_brute import SHAPES, Layers, Row, Tree, model, random_asserts, random_layers, truth, write
+from phases_run import check, run, use  # noqa: F401
+from search_brute import SHAPES, Layers, Row, Tree, random_asserts, random_layers
 
-from verinn.api import verify
-from verinn.options import Options
 from verinn.result import Verdict
-from verinn.search import descent, phased, run
+from verinn.search import descent, phased
 from verinn.search.bab import Limits, Outcome
 from verinn.search.leverage import weighty
 from verinn.search.lift import tightened
@@ -38,9 +36,6 @@ def instances(shape: str, count: int) -> Iterator[tuple[Layers, list[Row | Tree]
 @pytest.fixture(autouse=True)
 def descending(monkeypatch: Patch) -> None:
     """Every search is expected to take too long, so that all there is to do is to bound and to split."""
-    made = run.plan_of
-    fields: dict[str, Any] = {"engine": "phases", "dtype": "float32", "helper": False, "batch": 3}
-    monkeypatch.setattr(run, "plan_of", lambda facts, options: replace(made(facts, options), **fields))
     monkeypatch.setattr(phased, "outlook", lambda task: math.inf)
     monkeypatch.setattr(descent, "outlook", lambda task: math.inf)
     monkeypatch.setattr(phased, "FEW_INPUTS", -1)
@@ -50,12 +45,6 @@ def descending(monkeypatch: Patch) -> None:
     monkeypatch.setattr(phased, "HOPELESS", math.inf)
     monkeypatch.setattr(descent, "FEW", 0)
     monkeypatch.setattr(descent, "PART", 0.5)
-
-
-def decided(layers: Layers, asserts: list[Row | Tree], path: Path) -> Verdict:
-    file = write(path / "p.vnnlib", SIZES[0], SIZES[-1], asserts)
-    options = Options(attack=False, deadline=time.monotonic() + 20.0, device="cpu")
-    return verify(model(layers), file, options).verdict
 
 
 def begun(monkeypatch: Patch, path: Path, shape: str = "disjunction", count: int = 4) -> list[tuple[PhaseTask, Limits]]:
@@ -68,7 +57,7 @@ def begun(monkeypatch: Patch, path: Path, shape: str = "disjunction", count: int
 
     monkeypatch.setattr(phased, "descend", watched)
     for layers, asserts in instances(shape, count):
-        decided(layers, asserts, path)
+        run(layers, asserts, path)
     assert seen
     return seen
 
@@ -90,10 +79,7 @@ def test_verdicts_are_true(shape: str, workers: int, monkeypatch: Patch, tmp_pat
     monkeypatch.setattr(phased, "descend", descend)
     known = 0
     for layers, asserts in instances(shape, 6):
-        verdict = decided(layers, asserts, tmp_path)
-        if verdict in (Verdict.SAT, Verdict.UNSAT):
-            known += 1
-            assert verdict.value == truth(layers, asserts)
+        known += check(run(layers, asserts, tmp_path), layers, asserts)
     assert known >= 3
     assert split
 
@@ -113,10 +99,7 @@ def test_searches_that_take_longer_than_expected_are_given_up(monkeypatch: Patch
     known = 0
     for shape in SHAPES:
         for layers, asserts in instances(shape, 2):
-            verdict = decided(layers, asserts, tmp_path)
-            if verdict in (Verdict.SAT, Verdict.UNSAT):
-                known += 1
-                assert verdict.value == truth(layers, asserts)
+            known += check(run(layers, asserts, tmp_path), layers, asserts)
     assert known >= 4
     assert min(trusts) < 1.0
 

@@ -163,7 +163,7 @@ def test_a_single_point_is_never_lost(way: str, slope: float, kink: float, use: 
     both = [*bounds([0.0], [1.0]), row(">=", 0, (1, "Y_0")), row(">=", 0, (1, "Y_1"))]  # sx = k, by two rows
     assert decide(twin, both, tmp_path, False, 0.5).verdict is not Verdict.UNSAT
     apart = [*both[:2], row(">=", 2**-12, (1, "Y_0")), row(">=", 0, (1, "Y_1"))]
-    assert decide(twin, apart, tmp_path, True, 10.0)  # a busy machine may take its time.verdict is Verdict.UNSAT
+    assert decide(twin, apart, tmp_path, True, 10.0).verdict is Verdict.UNSAT  # a busy machine may take its time
 
 
 def test_all_kinds_of_split_agree(use: Use, tmp_path: Path) -> None:
