@@ -45,7 +45,7 @@ TURN = 20.0
 #: free inputs from which on phases or values get turns in a search over boxes of small networks, and up to which cases
 MANY_INPUTS, FEW_CASES = 4, 16
 #: seconds before the first such turn, the turns' part of the time, and domains that are expected there at most
-PHASES_TURN, VALUES_TURN, PROMISING = (1.0, 1.0), (2.0, 0.5), 1000.0
+PHASES_TURN, VALUES_TURN, PROMISING = (1.0, 0.25), (2.0, 0.5), 1000.0
 #: domains of phases that are bounded at once in such a turn
 PHASES_AT_ONCE = 64
 #: nonlinear operators of such networks
