@@ -31,6 +31,12 @@ def test_balls() -> None:
     assert one.ball >= two.ball >= box.ball
 
 
+def test_linear() -> None:
+    """Constraints lift the certified margin, and it stays below what an attack finds between them."""
+    (row,) = example("linear").run(radii=(0.08,), count=1, steps=3)
+    assert row.box < row.cut <= row.attacked
+
+
 def test_words() -> None:
     """No bound is above the enumerated minimum (the example asserts it), and some sentence is certified."""
     (row,) = example("words").run(sentences=3, budgets=(2,), training=60)
@@ -52,6 +58,6 @@ def test_recurrent() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["balls", "words", "weights", "recurrent"])
+@pytest.mark.parametrize("name", ["balls", "linear", "words", "weights", "recurrent"])
 def test_whole_examples(name: str) -> None:
     assert len(example(name).run()) >= 3
