@@ -109,7 +109,7 @@ def test_no_point_that_violates_is_lost(monkeypatch: Patch, tmp_path: Path) -> N
     checked = 0
     for task, _ in begun(monkeypatch, tmp_path, "disjunction", 8):
         with torch.no_grad():
-            node = descent.Node(task.root(), {})
+            node = descent.Node(task.root(), {}, descent.untried(task))
             for _ in range(3):
                 z = violating(task)
                 inside = held(node.domain, z)
@@ -151,14 +151,41 @@ def test_only_the_neurons_asked_for_are_bounded(monkeypatch: Patch, tmp_path: Pa
         if task.columns.count < 4:
             continue
         with torch.no_grad():
-            some = weighty(task, domain, 0.5)
-            assert int(some.sum()) == task.columns.count // 2
+            some, weight = weighty(task, domain, 0.5, descent.untried(task))
+            assert 0 < int(some.sum()) <= task.columns.count // 2
+            assert bool((weight[some] > 0).all())
             found = tightened(task, descent.ROUND, some=some)
         if found is not None:
             assert torch.equal(found.low[:, ~some], task.low[:, ~some])
             assert torch.equal(found.high[:, ~some], task.high[:, ~some])
             narrowed += int((found.low > task.low).sum() + (found.high < task.high).sum())
     assert narrowed
+
+
+def test_layers_that_no_round_narrows_are_left_alone_for_a_while(monkeypatch: Patch, tmp_path: Path) -> None:
+    tried = 0
+    for task, _ in begun(monkeypatch, tmp_path):
+        domain, first = task.root(), task.columns.part(0)
+        if len(task.columns.names) < 2 or not task.columns.index[0].numel():
+            continue
+        hope = descent.untried(task)
+        with torch.no_grad():
+            some, weight = weighty(task, domain, 1.0, hope)
+            if not bool(some[first].any()) or not bool(some[first.stop :].any()):
+                continue
+            half = torch.where(some, (domain.upper - domain.lower) / 2, 0.0)
+            half[:, first] = 0
+            hope = descent.learned(task, hope, some, weight, domain, replace(domain, lower=domain.lower + half))
+            assert float(hope[0]) == pytest.approx(descent.LEAST)
+            assert float(hope.max()) == pytest.approx(0.5)
+            some, _ = weighty(task, domain, 1.0, hope)
+            assert not bool(some[first].any())
+            for _ in range(100):
+                hope = descent.learned(task, hope, torch.zeros_like(some), weight, domain, domain)
+            some, _ = weighty(task, domain, 1.0, hope)
+            assert bool(some[first].any())
+        tried += 1
+    assert tried
 
 
 def test_a_descent_out_of_time_proves_nothing(monkeypatch: Patch, tmp_path: Path) -> None:

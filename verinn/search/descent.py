@@ -2,8 +2,9 @@
 
 Each domain's intervals are tightened for itself, with what a violation of the goals needs and with multipliers for
 its phases (see ``lift.py``), round after round as long as that pays, but only those that the goals' bound hangs on
-most (see ``leverage.py``): bounds that stay are what makes later splits worth little. What looks as if splits alone
-closed it soon is left to them; the rest is split at one neuron, and both sides go on from what their parent knows.
+most (see ``leverage.py``), in layers where rounds were found to narrow any: bounds that stay are what makes later
+splits worth little. What looks as if splits alone closed it soon is left to them; the rest is split at one neuron,
+and both sides go on from what their parent knows.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ ROUND = Pace(3, beta=0.4)
 CLIMB = Pace(8, beta=0.4, decay=0.93)
 #: a round pays that lifts the bound by this part of what is missing
 PAYS = 0.15
+#: by how much hope grows for layers that a round leaves alone, and the least there is
+GROWS, LEAST = 1.1, 1e-3
 #: most rounds for one domain
 MOST_ROUNDS = 12
 #: a search expected to take fewer domains, for each unstable neuron, than this is had at once; it gets thrice as many
@@ -49,11 +52,13 @@ CANDIDATES = 24
 class Node:
     """One domain, and what bounded its parent's neurons; children share that until they go on from it.
 
+    ``hope`` (L,): the part of their widths that a round may be expected to take from the intervals of each layer.
     ``trust``: the part of what a search may be expected to take that is believed, less where searches took longer.
     """
 
     domain: Phases
     memories: dict[int, Memory]
+    hope: Tensor
     trust: float = 1.0
 
 
@@ -79,7 +84,7 @@ class _Descent:
         self.reasons: list[str] = []
 
     def run(self) -> Outcome:
-        waiting = [Node(self.task.root(), dict(self.task.memories))]
+        waiting = [Node(self.task.root(), dict(self.task.memories), untried(self.task))]
         while waiting:
             if self.limits.expired():
                 return Outcome(Verdict.TIMEOUT, reason="time is up", domains=self.domains)
@@ -132,6 +137,11 @@ class _Descent:
         return None
 
 
+def untried(task: PhaseTask) -> Tensor:
+    """What to hope for of each layer's intervals before any was tightened."""
+    return torch.ones(len(task.columns.names), dtype=task.low.dtype, device=task.low.device)
+
+
 def at(task: PhaseTask, node: Node) -> PhaseTask:
     """The task in one node alone."""
     domain, memories = node.domain, node.memories
@@ -157,26 +167,42 @@ def visit(task: PhaseTask, node: Node) -> Visited:
     """Bounds a node, in rounds as long as they pay."""
     here = at(task, node)
     bound, domain, primal, closed = climbed(here, node.domain)
+    hope = node.hope
     some: Tensor | None = None
     for number in range(MOST_ROUNDS):
         if closed or task.expired() or not bool(domain.free.any()):
             break
         if outlook(replace(here, start=domain)) <= soon(task, node):
-            return Visited(replace(node, domain=domain, memories=here.memories), primal, soon=True)
+            return Visited(replace(node, domain=domain, memories=here.memories, hope=hope), primal, soon=True)
         if number % SAME == 0 or some is None:
-            some = weighty(here, domain, PART)
+            some, weight = weighty(here, domain, PART, hope)
         lifted = tightened(here, ROUND, some=some)
         if lifted is None:
             closed = True
             break
         before = bound
-        domain = replace(domain, lower=lifted.low, upper=lifted.high)
+        known, domain = domain, replace(domain, lower=lifted.low, upper=lifted.high)
+        hope = learned(here, hope, some, weight, known, domain)
         bound, domain, primal, closed = climbed(here, domain)
         here = replace(here, low=domain.lower, high=domain.upper, alpha=domain.alpha, gamma=domain.gamma)
         if not closed and bound - before < PAYS * -before:
             break
     near = not closed and outlook(replace(here, start=domain)) <= soon(task, node)
-    return Visited(replace(node, domain=domain, memories=here.memories), primal, closed, near)
+    return Visited(replace(node, domain=domain, memories=here.memories, hope=hope), primal, closed, near)
+
+
+def learned(task: PhaseTask, hope: Tensor, some: Tensor, weight: Tensor, before: Phases, after: Phases) -> Tensor:
+    """What to hope for (L,) after a round: what layers lost, and a little more than before for what wasn't tried."""
+    width = before.upper[0] - before.lower[0]
+    lost = 1 - ((after.upper - after.lower)[0] / width.clamp(min=torch.finfo(width.dtype).tiny)).clamp(0, 1)
+    tried = torch.where(some & before.free[0], weight, 0.0)
+    hope = (hope * GROWS).clamp(max=1)
+    for layer in range(len(task.columns.names)):
+        part = task.columns.part(layer)
+        total = tried[part].sum()
+        if total > 0:
+            hope[layer] = ((tried[part] * lost[part]).sum() / total).clamp(min=LEAST)
+    return hope
 
 
 def climbed(task: PhaseTask, domain: Phases) -> tuple[float, Phases, Primal, bool]:

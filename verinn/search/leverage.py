@@ -19,6 +19,10 @@ from verinn.search.phases import Phases
 
 #: the part of a layer's weight that the neurons carry through which the layers before it are weighed
 MAIN = 0.7
+#: where there is less hope than this part of what there is for later layers, earlier ones are left alone
+AWAKE = 0.05
+#: what is tightened makes up at most about this part of all that tightening may be expected to gain
+MOST = 0.95
 
 
 def leverage(box: PhaseTask, goal: PhaseTask) -> Tensor:
@@ -43,15 +47,18 @@ def leverage(box: PhaseTask, goal: PhaseTask) -> Tensor:
     return torch.where(open_, score, -torch.inf)
 
 
-def weighty(task: PhaseTask, domain: Phases, part: float) -> Tensor:
-    """bool (U,): the ``part`` of all columns whose intervals the goals' bound in one domain hangs on most.
+def weighty(task: PhaseTask, domain: Phases, part: float, hope: Tensor) -> tuple[Tensor, Tensor]:
+    """(chosen bool (U,), weight (U,)): at most ``part`` of all columns, of whose intervals' being tightened the
+    goals' bound may be expected to gain most in one domain, and what it would gain by each one's shrinking to nothing.
 
-    What an interval weighs is what the bound would gain, to first order, by its shrinking to nothing. Layers are
-    gone through from the last one, and only the weightiest neurons of each are asked what they hang on themselves.
+    The latter is a derivative; ``hope`` (L,), the part of their widths that a layer's intervals were found to lose,
+    says how much of it may come. Layers are gone through from the last one, as long as there is hope for those before,
+    and only the weightiest neurons of each are asked what they hang on themselves.
     """
     _, lower, upper = _lost(task, domain.rows(task.allowed), domain.multipliers, torch.ones_like(domain.gamma[:, 0]))
-    weight = torch.zeros_like(lower)
+    weight, expected = torch.zeros_like(lower), torch.zeros_like(lower)
     width = (domain.upper - domain.lower)[0]
+    best = 0.0
     for layer in reversed(range(len(task.columns.names))):
         columns = task.columns.part(layer)
         some = domain.free[0, columns].nonzero().squeeze(1)
@@ -59,6 +66,11 @@ def weighty(task: PhaseTask, domain: Phases, part: float) -> Tensor:
             continue
         column = some + columns.start
         weight[column] = (lower[column].clamp(min=0) - upper[column].clamp(max=0)) * width[column]
+        expected[column] = weight[column] * hope[layer]
+        if bool((weight[column] > 0).any()):
+            best = max(best, float(hope[layer]))
+        if bool((hope[:layer] < AWAKE * best).all()):
+            break
         order = weight[column].argsort(descending=True)
         total = weight[column][order].cumsum(0)
         main = some[order[: int((total < MAIN * total[-1]).sum()) + 1]].sort().values
@@ -70,8 +82,9 @@ def weighty(task: PhaseTask, domain: Phases, part: float) -> Tensor:
             )
             lower, upper = lower + by_low, upper + by_high
     chosen = torch.zeros_like(weight, dtype=torch.bool)
-    chosen[weight.topk(max(1, int(part * len(weight)))).indices] = True
-    return chosen
+    first = expected.topk(max(1, int(part * len(weight))))
+    chosen[first.indices[first.values.cumsum(0) - first.values < MOST * expected.sum()]] = True
+    return chosen, weight
 
 
 def _lost(task: PhaseTask, rows: Rows, multipliers: Multipliers, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
