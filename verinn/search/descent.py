@@ -10,7 +10,7 @@ and both sides go on from what their parent knows.
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 
 import torch
@@ -79,41 +79,59 @@ def descend(task: PhaseTask, limits: Limits, attempt: Try, tell: Tell, workers: 
 
 class _Descent:
     def __init__(self, task: PhaseTask, limits: Limits, attempt: Try, tell: Tell, workers: int):
-        self.task, self.limits, self.attempt, self.tell, self.workers = task, limits, attempt, tell, workers
+        self.over = False  # what is still being visited had better end
+        self.task = replace(task, expired=lambda: self.over or limits.expired())
+        self.limits, self.attempt, self.tell, self.workers = limits, attempt, tell, workers
+        self.waiting = [Node(task.root(), dict(task.memories), untried(task))]
+        self.running: dict[Future[Visited], Node] = {}
         self.domains = self.closed = 0
         self.reasons: list[str] = []
 
     def run(self) -> Outcome:
-        waiting = [Node(self.task.root(), dict(self.task.memories), untried(self.task))]
-        while waiting:
-            if self.limits.expired():
-                return Outcome(Verdict.TIMEOUT, reason="time is up", domains=self.domains)
-            nodes = [waiting.pop() for _ in range(min(self.workers, len(waiting)))]
-            for visited in self._visited(nodes):
-                self.domains += 1
-                end = self._followed(visited, waiting)
-                if end is not None:
-                    return replace(end, domains=self.domains)
-            share = sum(float(node.domain.share.sum()) for node in waiting)
-            worst = min((float(node.domain.worst.min()) for node in waiting), default=0.0)
-            self.tell(len(waiting), self.closed, worst, share)
+        with ThreadPoolExecutor(self.workers) as pool:
+            try:
+                while self.waiting or self.running:
+                    end = self._advanced(pool)
+                    if end is not None:
+                        return replace(end, domains=self.domains)
+            finally:
+                self.over = True
         if self.reasons:
             return Outcome(Verdict.UNKNOWN, reason=self.reasons[0], domains=self.domains)
         return Outcome(Verdict.UNSAT, domains=self.domains)
 
-    def _visited(self, nodes: list[Node]) -> list[Visited]:
-        """Nodes, each by a thread."""
+    def _advanced(self, pool: ThreadPoolExecutor) -> Outcome | None:
+        """Follows what was visited, the next nodes being visited meanwhile where there are threads for both."""
+        if self.limits.expired():
+            return Outcome(Verdict.TIMEOUT, reason="time is up")
+        self._fill(pool)
+        ready, _ = wait(self.running, timeout=0.2, return_when=FIRST_COMPLETED)
+        for future in ready:
+            del self.running[future]
+            if self.workers > 1:
+                self._fill(pool)
+            self.domains += 1
+            end = self._followed(future.result())
+            if end is not None:
+                return end
+        nodes = [*self.waiting, *self.running.values()]
+        share = sum(float(node.domain.share.sum()) for node in nodes)
+        worst = min((float(node.domain.worst.min()) for node in nodes), default=0.0)
+        self.tell(len(nodes), self.closed, worst, share)
+        return None
+
+    def _fill(self, pool: ThreadPoolExecutor) -> None:
+        """Gives every idle thread a node."""
 
         def one(node: Node) -> Visited:
             with torch.no_grad():  # which is a matter of each thread
                 return visit(self.task, node)
 
-        if len(nodes) == 1:
-            return [one(nodes[0])]
-        with ThreadPoolExecutor(len(nodes)) as pool:
-            return list(pool.map(one, nodes))
+        while self.waiting and len(self.running) < self.workers:
+            node = self.waiting.pop()
+            self.running[pool.submit(one, node)] = node
 
-    def _followed(self, visited: Visited, waiting: list[Node]) -> Outcome | None:
+    def _followed(self, visited: Visited) -> Outcome | None:
         """What comes after a node: nothing, a search, or its children, who wait. And what ends it all, if anything."""
         node = visited.node
         if visited.closed:
@@ -122,7 +140,9 @@ class _Descent:
         free = int(node.domain.free.sum())
         if visited.soon or free <= FEW:
             most = PURSE * soon(self.task, node) if free > FEW else math.inf
-            outcome = search(at(self.task, node), replace(self.limits, domains=most), self.attempt, self.tell)
+            helper = self.limits.helper and not self.running  # no process is forked while threads are at work
+            limits = replace(self.limits, domains=most, helper=helper)
+            outcome = search(at(self.task, node), limits, self.attempt, self.tell)
             self.domains += outcome.domains
             if outcome.verdict in (Verdict.SAT, Verdict.TIMEOUT):
                 return outcome
@@ -133,7 +153,7 @@ class _Descent:
                 return None
             node = replace(node, trust=WARNED * node.trust)
         with torch.no_grad():
-            waiting.extend(children(self.task, node, visited.primal))
+            self.waiting.extend(children(self.task, node, visited.primal))
         return None
 
 
