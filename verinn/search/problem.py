@@ -19,6 +19,7 @@ from verinn.ir.evaluate import holds
 from verinn.ir.graph import Graph, Input, Node, Output
 from verinn.ir.prop import Case, Property
 from verinn.ir.query import Kind, Network, Query
+from verinn.passes.averages import centre_averages
 from verinn.passes.fixed import NARROW, fix_inputs, simpler
 from verinn.passes.products import with_products
 from verinn.passes.property import places_of, to_property
@@ -128,6 +129,8 @@ def build(models: Source | Mapping[str, Source], query: Query, seed: int = 0) ->
     graph, prop, index = merge_inputs(graph, prop)
     if len(parts) > 1:
         graph = share_nodes(drop_identities(graph))
+    if len(prop.cases):
+        graph = centre_averages(graph, *_hull(prop))
     warnings = (*query.warnings, *prop.warnings, *notes)
     fixed = _within(graph, prop)
     if fixed is graph:
