@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -53,6 +54,7 @@ def relax(
     workers: int = 1,
     relevant: Mapping[str, Tensor] | None = None,
     first: bool = False,
+    expired: Callable[[], bool] = lambda: False,
 ) -> Relaxation:
     """Intervals of every value for boxes (D, n) in the program's dtype.
 
@@ -62,7 +64,8 @@ def relax(
     ``workers``: threads that bound blocks side by side, without a cutter; kernels had better use one each,
     since threads of a kernel wait for each other, badly so on a machine that is busy otherwise.
     ``relevant``: the elements worth refining, by value (see ``relevance``); None: all. ``first``: also refine what
-    one affine step makes of the inputs, since the cutter knows a set that is no box.
+    one affine step makes of the inputs, since the cutter knows a set that is no box. ``expired``: whether time is up;
+    what is not refined by then keeps the interval that it has.
     """
     lows, highs = split_inputs(program, lower), split_inputs(program, upper)
     known = inherited or {}
@@ -72,6 +75,7 @@ def relax(
     wanted = targets(program, first) if refine else {}
     few = too_dear(program) if wanted else None
     forward = None if few is None else Forward.start(relaxation, lower, upper)
+    ask = _Ask(lower, upper, budget, cutter, workers, expired)
     for step in program.steps:
         name = step.node.name
         interval = propagate(step, [relaxation.intervals[value] for value in step.node.inputs])
@@ -91,7 +95,7 @@ def relax(
             if relevant is not None:
                 mask = mask & flat(relevant[name]) if name in relevant else torch.zeros_like(mask)
             if few is None or few[name] >= passes(mask):
-                relaxation.intervals[name] = _refined(relaxation, step, mask, lower, upper, budget, cutter, workers)
+                relaxation.intervals[name] = _refined(relaxation, step, mask, ask)
     return relaxation
 
 
@@ -116,36 +120,41 @@ def targets(program: Program, first: bool = False) -> dict[str, tuple[Step, ...]
     return found
 
 
-def _refined(
-    relaxation: Relaxation,
-    step: Step,
-    mask: Tensor,
-    lower: Tensor,
-    upper: Tensor,
-    budget: int,
-    cutter: Cutter | None,
-    workers: int,
-) -> Interval:
+@dataclass(frozen=True)
+class _Ask:
+    """How elements are refined: see ``relax``."""
+
+    lower: Tensor
+    upper: Tensor
+    budget: int
+    cutter: Cutter | None
+    workers: int
+    expired: Callable[[], bool]
+
+
+def _refined(relaxation: Relaxation, step: Step, mask: Tensor, ask: _Ask) -> Interval:
     low, high = relaxation.intervals[step.node.name]
     if not bool(mask.any()):
         return low, high
     flat_low, flat_high = flat(low), flat(high)
-    blocks = blocks_of(relaxation.program, step, mask, room(budget, low))
+    blocks = blocks_of(relaxation.program, step, mask, room(ask.budget, low))
 
     def bounded(part: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         with torch.no_grad():  # which is a matter of each thread
-            return _block(relaxation, step, part, lower, upper, cutter)
+            return _block(relaxation, step, part, ask.lower, ask.upper, ask.cutter)
 
-    for where, down, up in mapped(bounded, blocks, workers if cutter is None else 1):
+    for where, down, up in mapped(bounded, blocks, ask.workers if ask.cutter is None else 1):
         flat_low = flat_low.scatter(1, where, torch.fmax(flat_low.gather(1, where), down))
         flat_high = flat_high.scatter(1, where, torch.fmin(flat_high.gather(1, where), up))
+        if ask.expired():
+            break
     return flat_low.reshape(low.shape), flat_high.reshape(high.shape)
 
 
 def mapped(
     function: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]], blocks: Iterator[Tensor], workers: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """What a function makes of each block, by so many threads."""
+    """What a function makes of each block, by so many threads; blocks that nobody waits for any more are not begun."""
     if workers == 1:
         yield from map(function, blocks)
         return

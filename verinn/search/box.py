@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -219,9 +219,8 @@ def relaxed(
     program, referee = setting.program, setting.referee
     dtype, budget, workers, relevant = program.dtype, setting.budget, setting.workers, setting.relevant
     held = {name: (cast_down(low, dtype), cast_up(high, dtype)) for name, (low, high) in (known or {}).items()}
-    rough = relax(
-        program, cast_down(lower, dtype), cast_up(upper, dtype), held, budget=budget, workers=workers, relevant=relevant
-    )
+    refined = partial(relax, budget=budget, workers=workers, relevant=relevant, expired=setting.expired)
+    rough = refined(program, cast_down(lower, dtype), cast_up(upper, dtype), held)
     found = {name: (low.double(), high.double()) for name, (low, high) in rough.intervals.items()}
     if setting.expired():
         return None
@@ -229,9 +228,10 @@ def relaxed(
     left = box.left(conjunctions)
     if not left or dtype == torch.float64 or setting.expired():
         return box, left
-    fine = relax(referee, lower, upper, found, budget=budget, workers=workers, relevant=relevant)
+    fine = refined(referee, lower, upper, found)
     box = Box.of(setting, lower, upper, fine, depth=depth)
-    return box, box.left(numbers(left, conjunctions))
+    left = box.left(numbers(left, conjunctions))
+    return None if left and setting.expired() else (box, left)
 
 
 def goals_of(spec: Spec, s: int, mine: Tensor) -> Goals:

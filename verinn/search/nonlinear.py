@@ -122,7 +122,8 @@ class Root:
         wide = self.referee if self.windows else self.program
         lower, upper = (end.to(wide.dtype) for end in self.ends)
         budget, workers = self.effort.budget, self.effort.workers
-        found = relax(wide, lower, upper, budget=budget, workers=workers, relevant=self._relevant())
+        relevant, expired = self._relevant(), self.expired
+        found = relax(wide, lower, upper, budget=budget, workers=workers, relevant=relevant, expired=expired)
         if wide.dtype == self.program.dtype:
             return found
         return Relaxation(
