@@ -86,8 +86,9 @@ def _centre(weight: np.ndarray, value: np.ndarray | None) -> np.ndarray:
     """For each average (o,) a number between its least and greatest weight, with few digits: weights less it are
     mostly exact."""
     low, high = weight.min(0), weight.max(0)
-    middle = low / 2 + high / 2
+    middle: np.ndarray = low / 2 + high / 2
     if value is not None:
         mean = value.reshape(-1, value.shape[-1]).mean(0)
         middle = np.where(np.isfinite(mean), np.clip(mean, low, high), middle)
-    return middle.astype(np.float16 if np.abs(middle).max() < 1e4 else np.float32).astype(np.float64)
+    short = np.float16 if np.abs(middle).max() < 1e4 else np.float32
+    return np.asarray(middle.astype(short), np.float64)
