@@ -24,7 +24,6 @@ COMMITTED = Path(__file__).resolve().parents[2] / "soundness"
 
 @pytest.mark.parametrize("name", ["shapes-021", "provable-030"])
 def test_a_twin_that_bounds_leave_open_is_proved(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "TURN", 1.0)
     monkeypatch.setattr(run, "TINY", 64)
     files = COMMITTED / "onnx" / f"{name}.onnx", COMMITTED / "vnnlib" / f"{name}.vnnlib"
     result = verify(*files, Options(attack=False, device="cpu", deadline=time.monotonic() + 120))

@@ -40,8 +40,8 @@ HANDED = 300_000
 NARROW = 2.0**-44
 #: multiplications and neurons of a network that linear programmes over phases are tried on
 SHORT, SHORT_NEURONS = 100_000, 1000
-#: seconds of the first turn of bounds there
-TURN = 20.0
+#: seconds of the first turn of bounds there, and of networks with more neurons, whose formulas take seconds to write
+TURN, LATE_TURN, FEW_NEURONS = 1.0, 20.0, 100
 #: free inputs from which on phases or values get turns in a search over boxes of small networks, and up to which cases
 MANY_INPUTS, FEW_CASES = 4, 16
 #: seconds before the first such turn, the turns' part of the time, and domains that are expected there at most
@@ -238,7 +238,8 @@ class Run:
             return self._exactly(spec)
         turns: list[Turns] = []
         if self._short():
-            turns.append(Turns(partial(self._exactly, spec, engine="milp"), min(TURN, self._left() / 4)))
+            first = TURN if self.facts.neurons <= FEW_NEURONS else LATE_TURN
+            turns.append(Turns(partial(self._exactly, spec, engine="milp"), min(first, self._left() / 4)))
         if self._many() and len(spec.cases) <= FEW_CASES:
             first, part = PHASES_TURN if self.facts.relus == self.facts.neurons else VALUES_TURN
             turns.append(Turns(partial(self._otherwise, spec, referee), first, part))
