@@ -332,7 +332,7 @@ class Backward:
         positive, negative = by_sign(a)
         count = dot_terms(lines.upper_offset[0].numel(), self.dtype)
         g = gamma(count + self.relaxation.adds, self.dtype)
-        offset = dot(negative, lines.upper_offset)
+        offset = dot(self._relaxed(step, negative), lines.upper_offset)
         if lines.lower_offset is None:  # the upper offsets are then ≥ 0, so the dot product is its own size
             self.c = self.c + offset * (1 + 2 * g)
         else:
@@ -350,6 +350,10 @@ class Backward:
             back if pull is None else self._dense(back, name) + pull.unsqueeze(1),
             2.0 if pull is None else 3.0,
         )
+
+    def _relaxed(self, step: Step, a: Tensor | Patches) -> Tensor | Patches:
+        """Coefficients of an elementwise step's value that meet a relaxation, not the function itself."""
+        return a
 
     def _bent(
         self, step: Step, lines: Lines, positive: Tensor | Patches, negative: Tensor | Patches

@@ -12,10 +12,11 @@ from torch import Tensor
 from verinn.bounds.climb import Goals
 from verinn.bounds.crown import Relaxation
 from verinn.bounds.domain import relax, targets
-from verinn.bounds.interval import Interval
+from verinn.bounds.interval import Interval, propagate
 from verinn.bounds.optimise import Ask, Pace, Parameters, climb, evaluate, first, summed, tightened, weight
+from verinn.bounds.parted import Parting, narrowed, parted_by, uncertain
 from verinn.bounds.rounding import cast_down, cast_up
-from verinn.bounds.windows import climbs
+from verinn.bounds.windows import climbs, wider
 from verinn.ops.program import Program
 from verinn.result import Verdict
 from verinn.search.bab import Limits, Outcome, Tell, Try, one_by_one, search
@@ -72,9 +73,11 @@ def rooted(
     spent = time.monotonic() - began
     seconds, part = (root.spent, 0.5) if root.windows else (max(10.0, 60 * spent), 0.35)
     while len(open_) and not expired():
-        before = root.worst(open_)
+        before, began = root.worst(open_), time.monotonic()
         root.tighten(min(part * effort.left(), seconds))
         open_ = root.climbed(open_, Pace(60, hope=3.0))
+        if len(open_):  # rows that are parted get as long as those that were climbed
+            open_ = root.parted(open_, min(part * effort.left(), time.monotonic() - began))
         seconds *= 2
         if not root.windows or root.worst(open_) < (1 - GAIN) * before:
             break
@@ -192,6 +195,28 @@ class Root:
             self.referee,
         )
 
+    def parted(self, open_: Tensor, seconds: float) -> Tensor:
+        """Conjunctions that stay open when rows that are asked for signs alone are parted, so many seconds at most."""
+        names, until = parted_by(self.program), time.monotonic() + seconds
+        for number, name in enumerate(names):
+            known = self.relaxation.intervals[name]
+            index, sign, value = uncertain(known)
+            if not len(index):
+                continue
+            wide = wider(self.relaxation, self.referee)
+            workers = self.effort.workers
+            parting = Parting(self.relaxation, wide, name, index, sign, value, self.ends, workers)
+            share = time.monotonic() + (until - time.monotonic()) / (len(names) - number)
+            certain, more = 0, True
+            while more and len(open_) and not self.expired() and time.monotonic() < share:
+                more = parting.advance()
+                bounds = parting.bounds()
+                if int((bounds > 0).sum()) > certain:
+                    certain = int((bounds > 0).sum())
+                    self.relaxation = _narrower(self.relaxation, name, narrowed(known, index, sign, bounds))
+                    open_ = self.climbed(open_, Pace(2))  # from the parameters found: about as dear as a look
+        return self.climbed(open_, Pace(60, hope=3.0)) if names and len(open_) else open_
+
     def task(self, open_: Tensor) -> GeneralTask | None:
         """The search for what is open, unless float64 closes it."""
         task = self.started(open_)
@@ -246,6 +271,18 @@ class Root:
 
 def _outward(interval: Interval, dtype: torch.dtype) -> Interval:
     return cast_down(interval[0], dtype), cast_up(interval[1], dtype)
+
+
+def _narrower(relaxation: Relaxation, name: str, interval: Interval) -> Relaxation:
+    """One value's interval narrowed, and all that follows from it by intervals."""
+    program, intervals = relaxation.program, {**relaxation.intervals, name: interval}
+    changed = {name}
+    for step in program.steps:
+        if changed.intersection(step.node.inputs):
+            made, known = propagate(step, [intervals[value] for value in step.node.inputs]), intervals[step.node.name]
+            intervals[step.node.name] = torch.maximum(made[0], known[0]), torch.minimum(made[1], known[1])
+            changed.add(step.node.name)
+    return Relaxation(program, intervals)
 
 
 def joined(parts: list[Parameters]) -> Parameters:
