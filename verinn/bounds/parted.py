@@ -164,7 +164,9 @@ class Parting:
 
     def _bounded(self, parts: Parts) -> tuple[Parts, Costs]:
         """Parts climbed, by all workers."""
-        shares = [parts.select(index) for index in torch.arange(len(parts.row)).chunk(self.workers)]
+        shares = [
+            parts.select(index) for index in torch.arange(len(parts.row), device=parts.row.device).chunk(self.workers)
+        ]
         if len(shares) == 1:
             return self._climbed(parts)
         with ThreadPoolExecutor(len(shares)) as pool:
