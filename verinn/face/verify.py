@@ -15,7 +15,7 @@ from verinn.errors import InputError
 from verinn.face.answer import Answer, Places, private_stdout, tell, tell_error
 from verinn.face.clock import deadlines, process_start
 from verinn.face.display import Display
-from verinn.options import ENGINES, Options
+from verinn.options import ENGINES, REFINEMENTS, Options
 from verinn.result import Result, Verdict
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class Request:
     seed: int
     places: Places
     engine: str = "auto"
+    refine: str = "none"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--timeout", type=seconds, metavar="S", help="wall-clock seconds from process start")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--engine", choices=ENGINES, default="auto", help="what decides; the plan chooses by itself")
+    parser.add_argument(
+        "--refine", choices=REFINEMENTS, default="none",
+        help="move the ends of single neurons by linear programmes before phases are split",
+    )  # fmt: skip
     parser.add_argument("--json", metavar="FILE", help="write verdict, reason, witness and statistics as JSON")
     parser.add_argument("--results", metavar="FILE", help="write what is printed to a file, too")
     parser.add_argument(
@@ -85,7 +90,7 @@ def request_from(args: argparse.Namespace) -> Request:
         standard=bool(args.network),
         verbose=args.verbose,
     )
-    return Request(models, prop, args.timeout, args.device, args.seed, places, args.engine)
+    return Request(models, prop, args.timeout, args.device, args.seed, places, args.engine, args.refine)
 
 
 def _named(args: argparse.Namespace) -> tuple[dict[str, str], str]:
@@ -162,7 +167,9 @@ def _decide(request: Request, deadline: float | None, display: Display) -> tuple
         query, models = _load(request)
         from verinn.api import verify
 
-        options = Options(deadline=deadline, device=request.device, seed=request.seed, engine=request.engine)
+        options = Options(
+            deadline=deadline, device=request.device, seed=request.seed, engine=request.engine, refine=request.refine
+        )
         result = verify(models, query, options, display.show)
         for warning in result.warnings:
             if warning not in query.warnings:

@@ -26,6 +26,14 @@ from verinn.search.touch import PlainRows
 BLOCK = 512
 
 
+@dataclass(frozen=True)
+class Refinement:
+    """How single neurons of a case's box are refined: by ``kind`` "lp" or "milp". ``left``: seconds there still are."""
+
+    kind: str
+    left: Callable[[], float]
+
+
 @dataclass(frozen=True, eq=False)
 class Setting:
     """What all boxes of one case share. ``budget``: bytes for one block of coefficients; ``workers``: threads."""
@@ -38,6 +46,7 @@ class Setting:
     budget: int
     workers: int
     expired: Callable[[], bool]
+    refinement: Refinement | None = None
 
     @cached_property
     def relevant(self) -> dict[str, Tensor]:
@@ -185,12 +194,8 @@ class Box:
         intervals = dict(self.careful.intervals)
         for i, source in enumerate(self.columns.sources):
             index, part = self.columns.index[i], self.columns.part(i)
-            low, high = intervals[source]
-            down, up = lifted.low[:, part].double(), lifted.high[:, part].double()
-            flat_low, flat_high = low.flatten(1), high.flatten(1)
-            flat_low = flat_low.index_copy(1, index, torch.maximum(flat_low[:, index], down))
-            flat_high = flat_high.index_copy(1, index, torch.minimum(flat_high[:, index], up))
-            intervals[source] = flat_low.reshape(low.shape), flat_high.reshape(high.shape)
+            ends = lifted.low[:, part].double(), lifted.high[:, part].double()
+            intervals[source] = narrowed(intervals[source], index, ends)
         careful = Relaxation(self.careful.program, intervals)
         return Box.of(self.setting, self.lower, self.upper, careful, True, self.depth)
 
@@ -200,6 +205,14 @@ class Box:
         left, right = self.upper.clone(), self.lower.clone()
         left[:, axis], right[:, axis] = middle, middle
         return (self.lower, left), (right, self.upper)
+
+
+def narrowed(known: Interval, index: Tensor, ends: Interval) -> Interval:
+    """An interval (1, *shape) where some of its elements, by number (K,), have other ends (1, K), if narrower ones."""
+    low, high = (end.flatten(1) for end in known)
+    low = low.index_copy(1, index, torch.maximum(low[:, index], ends[0]))
+    high = high.index_copy(1, index, torch.minimum(high[:, index], ends[1]))
+    return low.reshape(known[0].shape), high.reshape(known[1].shape)
 
 
 def relaxed(

@@ -34,11 +34,11 @@ def tightened(
     None: an interval became empty, so nothing violates. Without goals what is found holds for every input.
     """
     low, high = task.low, task.high
-    sharp = () if len(task.goals) or task.cut else _sharp(task)
+    plain = () if len(task.goals) or task.cut else sharp(task)
     for layer in range(len(task.columns.names)):
         if task.expired():
             break
-        if layer in sharp:
+        if layer in plain:
             continue
         low, high = _layer(replace(task, low=low, high=high), layer, pace, assistant, workers, some)
         if bool((low > high).any()):
@@ -46,7 +46,7 @@ def tightened(
     return replace(task, low=low, high=high)
 
 
-def _sharp(task: PhaseTask) -> tuple[int, ...]:
+def sharp(task: PhaseTask) -> tuple[int, ...]:
     """Layers whose bounds no slope can improve: those that read the inputs through affine steps alone."""
     program = task.relaxation.program
     plain = {value.name for value in program.graph.inputs}

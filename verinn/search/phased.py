@@ -22,10 +22,11 @@ from verinn.bounds.rounding import cast_down, cast_up
 from verinn.ops.program import Program
 from verinn.result import Verdict
 from verinn.search.bab import Limits, Outcome, Tell, Try, one_by_one, search
-from verinn.search.box import Box, Open, Setting, numbers, relaxed
+from verinn.search.box import Box, Open, Refinement, Setting, numbers, relaxed
 from verinn.search.descent import descend
 from verinn.search.leverage import leverage
 from verinn.search.outlook import outlook
+from verinn.search.refine import refined
 from verinn.search.spec import Spec
 
 #: up to so many free inputs a box may be halved
@@ -61,11 +62,12 @@ def search_phases(
     width: int,
     budget: int,
     workers: int = 1,
+    refinement: Refinement | None = None,
 ) -> Outcome:
     """Decide a group of cases by splitting ReLUs. The outcome is `unknown` where other nonlinearities stay loose."""
 
     def decided(case: int) -> Outcome:
-        setting = Setting(program, referee, spec, case, width, budget, workers, limits.expired)
+        setting = Setting(program, referee, spec, case, width, budget, workers, limits.expired, refinement)
         return _Case(setting, limits, attempt, tell).decide()
 
     return one_by_one(decided(case) for case in range(len(spec.cases)))
@@ -113,7 +115,7 @@ class _Case:
         late = Outcome(Verdict.TIMEOUT, reason="time is up")
         if first is None:
             return replace(late, domains=self.domains)
-        waiting = [first]
+        waiting = [self._refined(*first)]
         while waiting:
             box, left = waiting.pop()
             left, end = self._searched(box, left)
@@ -133,6 +135,19 @@ class _Case:
             if within is None:
                 return relaxed(self.setting, lower, upper, conjunctions)
             return relaxed(self.setting, lower, upper, conjunctions, within.careful.intervals, within.depth + 1)
+
+    def _refined(self, box: Box, left: list[Open]) -> Part:
+        """The box with single neurons refined, where that is asked for, and what is open then."""
+        if self.setting.refinement is None or not left:
+            return box, left
+        owner = self.setting.spec.owner
+        with torch.no_grad():
+            box = box.tightened(PACE)
+            left = box.left(numbers(left, owner))
+            if not left or self.limits.expired():
+                return box, left
+            box = refined(box, left)
+            return box, box.left(numbers(left, owner))
 
     def _searched(self, box: Box, left: list[Open]) -> tuple[list[Open], Outcome | None]:
         """What stays open when each conjunction was searched as far as it seems worth it; and a verdict, if any."""

@@ -21,6 +21,7 @@ from verinn.options import Options
 from verinn.progress import Progress
 from verinn.result import Result, Verdict, Witness
 from verinn.search.bab import Exact, Limits, Outcome, one_by_one, search
+from verinn.search.box import Refinement
 from verinn.search.cells import first_jumps, search_cells
 from verinn.search.explore import Task
 from verinn.search.nonlinear import Effort, search_general
@@ -311,7 +312,10 @@ class Run:
         # where contraction decides phases from the inputs, halving them is the better search however many they are
         if plan.engine == "phases" and (task.contractor is None or self.options.engine == "phases"):
             told, workers = self._search_told, plan.workers
-            outcome = search_phases(program, referee, spec, limits, attempt, told, plan.batch, budget, workers)
+            kind = self.options.refine
+            refinement = None if kind == "none" else Refinement(kind, self._left)
+            width = plan.batch
+            outcome = search_phases(program, referee, spec, limits, attempt, told, width, budget, workers, refinement)
             others = self.facts.neurons > self.facts.relus
             if outcome.verdict is not Verdict.UNKNOWN or not others:
                 return outcome  # else what other nonlinearities leave open may fall to smaller boxes

@@ -77,7 +77,7 @@ class Tree:
         self.clauses = Clauses({fork.key: fork.phases for fork in self.system.choices})
         self.counts = Counts()
         self._tried, self._settled, self._learn = tried, settled, learn
-        self._places = _Places.of(self.system)
+        self._places = Places.of(self.system)
         self._pace = Pace(lambda: math.inf)
         self._spent = 0
 
@@ -229,7 +229,7 @@ class Tree:
 
 
 @dataclass(frozen=True, eq=False)
-class _Places:
+class Places:
     """The pieces of all choices side by side. ``rows``, ``start``: rows of every piece, where each begins; ``own``:
     the choice of each piece; ``reads`` (C, V): the variables of each choice."""
 
@@ -241,7 +241,7 @@ class _Places:
     facts: csr_matrix
 
     @staticmethod
-    def of(system: System) -> _Places:
+    def of(system: System) -> Places:
         pieces = [(n, rows) for n, fork in enumerate(system.choices) for rows in fork.rows.values()]
         sizes = [len(rows) for _, rows in pieces]
         rows = np.concatenate([rows for _, rows in pieces]) if pieces else np.zeros(0, np.int64)
@@ -249,7 +249,7 @@ class _Places:
         take = csr_matrix((np.ones(len(rows)), (at, rows)), shape=(len(system.choices), system.rows))
         reads = ((take @ abs(system.matrix)) > 0).astype(float)
         plain = system.always & ~system.weak
-        return _Places(
+        return Places(
             system, rows, np.cumsum([0, *sizes[:-1]]) if sizes else np.zeros(0, np.int64),
             np.array([n for n, _ in pieces], dtype=np.int64), csr_matrix(reads),
             csr_matrix(system.matrix.multiply(plain[:, None])),
@@ -264,11 +264,14 @@ class _Places:
         ways = [n for n in open_ if system.choices[n].goal]
         if ways or point is None:
             return system.choices[(ways or open_)[0]]
-        away = self._away(point)
-        least = np.full(len(system.choices), np.inf)
-        np.minimum.at(least, self.own, away)
-        score = least * (self.reads @ np.abs(self.facts.T @ weights) + 1e-9)
+        score = self.broken(point) * (self.reads @ np.abs(self.facts.T @ weights) + 1e-9)
         return system.choices[max(open_, key=lambda n: float(score[n]))]
+
+    def broken(self, point: np.ndarray) -> np.ndarray:
+        """(C,): by how much a point breaks the piece of each choice that it is nearest to."""
+        least = np.full(len(self.system.choices), np.inf)
+        np.minimum.at(least, self.own, self._away(point))
+        return least
 
     def _away(self, point: np.ndarray) -> np.ndarray:
         """By how much a point breaks each piece: its worst row."""
@@ -291,4 +294,4 @@ class _Places:
         return sorted(phases, key=away)
 
 
-__all__ = ["Counts", "Pace", "Settled", "Tree", "Tried"]
+__all__ = ["Counts", "Pace", "Places", "Settled", "Tree", "Tried"]
