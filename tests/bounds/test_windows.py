@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from bounds_check import truth
 from crafted import f32
 from exact_graph import Build
 
+from verinn.bounds import crown, windows
 from verinn.bounds.domain import relax
 from verinn.bounds.optimise import Pace, tightened
 from verinn.bounds.relevance import relevance
@@ -94,3 +98,49 @@ def test_what_is_one_number_depends_on_nothing() -> None:
     low, high = intervals[margin]
     assert torch.equal(found[margin], (low <= 0) & (high > 0))
     assert not bool(found[margin].all())
+
+
+def outside(seed: int, radius: float) -> int:
+    """How many of some points' exact values are outside of the intervals climbed for them, weighed in float64."""
+    graph = segmentation(seed, 4, 4)
+    program = Program.prepare(graph, torch.float64)
+    lower, upper = (1e3 * end.double() for end in ends(graph, seed, radius))
+    with torch.no_grad():
+        base = relax(program, lower, upper, refine=False)
+        known = truth(graph, lower.numpy(), upper.numpy(), np.random.default_rng(seed), 6)[0]
+        bad = 0
+        for step in program.steps:
+            name = step.node.name
+            if climbs(program, name):
+                mask = torch.ones((1, int(np.prod(step.node.shape))), dtype=torch.bool)
+                low, high = climbed(base, base, step, mask, lower, upper, 4, 60.0, 1 << 20, 2)
+                for values in known:
+                    found = zip(low.flatten().tolist(), values[name].reshape(-1), high.flatten().tolist(), strict=True)
+                    bad += sum(not a <= v <= b for a, v, b in found)
+    return bad
+
+
+@pytest.mark.parametrize("radius", [0.0, 0.3])
+def test_climbed_windows_hold_exactly(radius: float) -> None:
+    assert outside(0, radius) + outside(1, radius) == 0
+
+
+def test_without_rounding_climbed_windows_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crown, "gamma", lambda terms, dtype: 0.0)
+    assert outside(0, 0.0) + outside(1, 0.0) > 0
+
+
+def test_slopes_beyond_one_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = windows._ascent
+
+    def steep(*given: Any) -> dict[str, torch.Tensor]:
+        return {name: 1.5 + slope for name, slope in known(*given).items()}
+
+    monkeypatch.setattr(windows, "_ascent", steep)
+    assert outside(0, 0.3) + outside(1, 0.3) > 0
+
+
+def test_both_ends_made_of_the_same_rows_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = windows.both_ways
+    monkeypatch.setattr(windows, "both_ways", lambda part: (known(part)[0], known(part)[1].abs()))
+    assert outside(0, 0.3) + outside(1, 0.3) > 0
