@@ -116,7 +116,7 @@ def climbed(
     name, box = step.node.name, (lower, upper)
     began = time.monotonic()
     _weighed(referee, name, blocks[0], {}, box)
-    sure = (time.monotonic() - began) * len(blocks) / workers  # seconds of one pass in float64 for all
+    sure = max(1e-6, (time.monotonic() - began) * len(blocks) / workers)  # seconds of a float64 pass for all
     some = int(min(steps, max(0.0, (seconds - sure) / (STEP * sure / 2))))
 
     def bounded(part: Tensor) -> tuple[Tensor, Tensor, Tensor]:
