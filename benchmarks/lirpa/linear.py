@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from balls import margins
 from scipy.optimize import linprog
 from sklearn.datasets import load_digits
 
@@ -47,15 +48,6 @@ def constrained(image: np.ndarray, radius: float) -> verinn.Polytope:
     rows = np.concatenate([means, -means])
     limits = np.concatenate([now, -now]) + SLACK * radius
     return verinn.Polytope(np.clip(image - radius, 0, 1), np.clip(image + radius, 0, 1), rows, limits)
-
-
-def margins(label: int) -> np.ndarray:
-    """Rows (9, 10): the label's output minus each other one."""
-    others = [k for k in range(10) if k != label]
-    rows = np.zeros((9, 10))
-    rows[:, label] = 1.0
-    rows[range(9), others] = -1.0
-    return rows
 
 
 def attacked(graph: object, region: verinn.Polytope, row: np.ndarray, start: np.ndarray, steps: int) -> float:

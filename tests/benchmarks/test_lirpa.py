@@ -14,6 +14,12 @@ LIRPA = Path(__file__).resolve().parents[2] / "benchmarks" / "lirpa"
 pytest.importorskip("sklearn")
 
 
+@pytest.fixture(autouse=True)
+def beside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An example may use another one beside it, as it can where it is run."""
+    monkeypatch.syspath_prepend(str(LIRPA))
+
+
 def example(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"lirpa_{name}", LIRPA / f"{name}.py")
     assert spec is not None

@@ -13,7 +13,7 @@ from bounds_check import truth
 from test_windows import ends, segmentation
 from torch import Tensor
 
-from verinn.bounds import parted
+from verinn.bounds import crown, parted
 from verinn.bounds.domain import relax
 from verinn.bounds.parted import Parting, Parts, Sided, narrowed, parted_by, uncertain
 from verinn.bounds.patches import Window
@@ -255,3 +255,9 @@ def beyond_exact(seed: int) -> int:
 @pytest.mark.parametrize("seed", range(2))
 def test_bounds_hold_exactly_at_a_point(seed: int) -> None:
     assert beyond_exact(seed) == 0
+
+
+def test_without_rounding_parts_are_caught(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(crown, "gamma", lambda terms, dtype: 0.0)
+    monkeypatch.setattr(crown, "unit", lambda dtype: 0.0)
+    assert beyond_exact(0) > 0

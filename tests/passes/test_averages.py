@@ -10,6 +10,8 @@ from test_recognise import build
 from verinn.bounds.crown import Backward, OneHot
 from verinn.bounds.domain import relax
 from verinn.io.onnx_reader import read_graph
+from verinn.ir import const as c
+from verinn.ir.check import GraphError
 from verinn.ir.graph import Graph
 from verinn.ops import Program
 from verinn.passes.averages import centre_averages
@@ -44,6 +46,18 @@ def test_the_function_stays(outputs: int, shape: tuple[int, ...]) -> None:
     after = centre_averages(graph, *box(graph, 0.5, 1.5))
     assert [node.op for node in after.nodes][-2:] == ["mul", "shift"]
     same(graph, after)
+
+
+@pytest.mark.parametrize("size", [1, 2], ids=["not given back", "not taken away"])
+def test_a_centre_on_one_side_alone_is_seen(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offsets are vectors, weights are matrices: one of the two stays as it was."""
+    graph = graph_of(CUBES)
+    known, name = (c.add, "add") if size == 1 else (c.sub, "sub")
+    monkeypatch.setattr(
+        c, name, lambda one, two: known(one, two) if one.value.ndim != size else two if size == 1 else one
+    )
+    with pytest.raises(GraphError, match="changed what the graph computes"):
+        centre_averages(graph, *box(graph, 0.5, 1.5))
 
 
 def test_a_box_without_ends_leaves_a_centre_among_the_weights() -> None:

@@ -19,6 +19,7 @@ import torch
 from verinn.ir import const as c
 from verinn.ir.graph import Const, Graph, Node, frozen
 from verinn.ops import evaluate
+from verinn.passes.replay import same
 from verinn.passes.rewrite import Change, Sweep, exhaust
 
 
@@ -27,10 +28,14 @@ def centre_averages(graph: Graph, lower: np.ndarray, upper: np.ndarray) -> Graph
 
     The same exact function, wherever the sums are not zero. ``lower``, ``upper`` (float64, (n,)): a box of all
     inputs, flattened side by side; averages at its middle become the centres. The graph itself where there is none.
+    Replayed here, since models were compared with ONNX Runtime before. Raises GraphError only for a defect.
     """
     if not any(node.op == "reciprocal" for node in graph.nodes):
         return graph
-    return exhaust(graph, (partial(_average, values=_middle(graph, lower, upper)),))
+    found = exhaust(graph, (partial(_average, values=_middle(graph, lower, upper)),))
+    if found is not graph:
+        same(graph, found)
+    return found
 
 
 def _middle(graph: Graph, lower: np.ndarray, upper: np.ndarray) -> Mapping[str, np.ndarray]:

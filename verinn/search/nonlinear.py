@@ -280,7 +280,7 @@ def _narrower(relaxation: Relaxation, name: str, interval: Interval) -> Relaxati
     for step in program.steps:
         if changed.intersection(step.node.inputs):
             made, known = propagate(step, [intervals[value] for value in step.node.inputs]), intervals[step.node.name]
-            intervals[step.node.name] = torch.maximum(made[0], known[0]), torch.minimum(made[1], known[1])
+            intervals[step.node.name] = torch.fmax(made[0], known[0]), torch.fmin(made[1], known[1])
             changed.add(step.node.name)
     return Relaxation(program, intervals)
 
